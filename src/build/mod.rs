@@ -1,1 +1,10 @@
+//! The graph builder: infers types while inserting, keeps the scope of names, and knows common composites.
 
+mod compose;
+mod control;
+mod einsum;
+mod insert;
+mod random;
+
+pub use control::{ScanInputs, VjpArgs};
+pub use insert::{BuildError, Builder};
