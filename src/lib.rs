@@ -9,6 +9,7 @@
 //! `compile` and `inspect` need no native library: emission is plain Rust.
 
 pub mod artifact;
+pub mod build;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;

@@ -95,7 +95,8 @@ impl Literal {
 
     /// The elements in row-major order, or `None` if `T` is not the element type.
     pub fn to_vec<T: Element>(&self) -> Option<Vec<T>> {
-        (T::DTYPE == self.ty.dtype).then(|| bytemuck::pod_collect_to_vec(&self.bytes))
+        let elements = self.bytes.chunks_exact(size_of::<T>());
+        (T::DTYPE == self.ty.dtype).then(|| elements.map(bytemuck::pod_read_unaligned).collect())
     }
 
     /// The elements as `f64`, whatever the element type (64-bit integers may round).
