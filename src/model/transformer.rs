@@ -18,6 +18,8 @@ pub struct Batch {
     pub inputs: Option<Value>,
     /// `s32[batch, target_length]`.
     pub targets: Value,
+    /// `f32[batch, target_length]`: 1 where the decoder runs on a token; by default where the target is not padding.
+    pub real_targets: Option<Value>,
 }
 
 /// What the network makes of a batch.
@@ -57,7 +59,10 @@ pub fn forward(
     defs: &[ParamDef],
     batch: Batch,
 ) -> Result<Forward, BuildError> {
-    let weights = real(b, batch.targets)?;
+    let weights = match batch.real_targets {
+        Some(real) => real,
+        None => real(b, batch.targets)?,
+    };
     let decoder_inputs = embedding::shift_right(b, batch.targets)?;
     let (memory_x, x) = embed_all(b, cx, batch.inputs, decoder_inputs)?;
     let mut stats = vec![];

@@ -3,7 +3,7 @@
 use super::loss::{self, LAYER_METRICS, per_token};
 use super::program::{Assembly, Output, Role};
 use crate::build::{BuildError, Builder};
-use crate::ir::{DType, TensorType, Value};
+use crate::ir::{DType, Direction, TensorType, Value};
 use crate::layers::{Context, Phase};
 use crate::model::{self, Batch};
 
@@ -58,6 +58,13 @@ pub(super) fn forward(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
 pub(super) fn next_token(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     let position = a.input("position", TensorType::scalar(DType::S32), Role::Input)?;
     with_network(a, |b, cx, a, batch| {
+        // The target at the position is not known yet, but the decoder runs there.
+        let ty = b.ty(batch.targets).clone();
+        let index = b.iota(ty, 1)?;
+        let limit = b.splat(position, index)?;
+        let reached = b.compare(Direction::Le, index, limit)?;
+        let real = b.convert(reached, DType::F32)?;
+        let batch = Batch { real_targets: Some(real), ..batch };
         let mut forward = model::forward(b, cx, a.params, batch)?;
         let [batch, _, width] = b.shape(forward.hidden)[..] else {
             return Err(BuildError::Invalid("internal: hidden states have three axes".into()));

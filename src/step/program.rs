@@ -103,7 +103,7 @@ impl Assembly<'_> {
             Architecture::EncoderDecoder => Some(self.input("inputs", inputs, Role::Input)?),
             Architecture::DecoderOnly => None,
         };
-        Ok(Batch { inputs, targets: self.input("targets", targets, Role::Input)? })
+        Ok(Batch { inputs, targets: self.input("targets", targets, Role::Input)?, real_targets: None })
     }
 
     fn finish(self, name: &'static str, outputs: Vec<Output>) -> Program {

@@ -90,7 +90,7 @@ impl Micro<'_> {
 
     /// The same, summed over `n` microbatches of consecutive rows.
     fn accumulated(&self, b: &mut Builder, batch: Batch, n: usize) -> Result<Vec<Value>, BuildError> {
-        let mut split = |b: &mut Builder, x: Value| {
+        let split = |b: &mut Builder, x: Value| {
             let shape = b.shape(x);
             b.reshape(x, &[n, shape[0] / n, shape[1]])
         };
@@ -106,7 +106,8 @@ impl Micro<'_> {
         let (sums, _) = b.scan(inputs, |b, consts, carry, xs| {
             let (params, rest) = consts.split_at(self.params.len());
             let key = b.fold_in_value(rest[0], xs[xs.len() - 1])?;
-            let batch = Batch { targets: xs[0], inputs: (xs.len() == 3).then(|| xs[1]) };
+            let inputs = (xs.len() == 3).then(|| xs[1]);
+            let batch = Batch { inputs, targets: xs[0], real_targets: None };
             let micro = Micro { params, key, tokens: rest[1], ..*self };
             let terms = micro.gradients(b, batch)?;
             let sums = carry.iter().zip(terms).map(|(&c, t)| b.add(c, t)).collect::<Result<_, _>>()?;
