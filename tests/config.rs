@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use switchyard::config::{
-    Architecture, BYTES_VOCABULARY, ConfigError, Exploration, Group, ModelConfig, MoeConfig, Objective,
-    OptimizerConfig, Router, RunConfig, Schedule,
+    Architecture, ConfigError, Exploration, Group, ModelConfig, MoeConfig, Objective, OptimizerConfig,
+    Router, RunConfig, Schedule,
 };
 
 fn graphs() -> PathBuf {
@@ -325,7 +325,7 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
         ),
         (
             &["batch.input_length=2048"],
-            "data.objective.mean_span_length: found 3.0, expected longer spans: 113 of them need more than 100 \
+            "data.objective.mean_span_length: found 3.0, expected longer spans: 114 of them need more than 100 \
              sentinels; for example 4.0",
         ),
         (
@@ -346,7 +346,11 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
             &["schedule.total_steps=50"],
             "schedule.total_steps: found 50, expected a number of steps from 51 to 2147483647; for example 500",
         ),
-        (&["model.moe.group={\"tokens\":300}"], "model.moe.group.tokens: found 300, expected"),
+        (
+            &["batch.sequences=1", "batch.input_length=127", "model.moe.group={\"tokens\":50}"],
+            "model.moe.group.tokens: found 50, expected a size near a divisor of the 127 tokens (1 x 127) of a microbatch, \
+             whose largest divisor up to it is 1; for example 127",
+        ),
         (
             &["name=../x"],
             "name: found \"../x\", expected 1 to 100 letters, digits, dots, dashes and underscores, a letter or digit \
@@ -428,7 +432,7 @@ fn pointers() -> Vec<String> {
 
 /// Whatever is accepted is usable: derived values exist and printing reads back.
 fn usable(config: &RunConfig) {
-    assert!(config.model.vocab_size >= 2 && BYTES_VOCABULARY > 2);
+    assert_eq!(RunConfig::from_json(&config.to_json()).unwrap(), *config);
     for (groups, rows) in [
         (config.input_groups(), config.batch.input_length),
         (config.target_groups(), config.batch.target_length),
