@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn a_key_that_stands_twice_is_refused_with_its_place() {
         let message = parse("{\"seed\": 1,\n \"seed\": 2}").unwrap_err().to_string();
-        assert_eq!(message, "key `seed` stands twice in one object at line 2 column 10");
+        assert_eq!(message, "key `seed` stands twice in one object at line 2 column 11");
     }
 
     #[test]

@@ -233,3 +233,94 @@ fn largest_divisor_up_to(number: usize, limit: usize) -> usize {
     }
     best
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capacity(tokens: usize, experts: usize, factor: f64, rounding: Rounding, minimum: usize) -> usize {
+        let capacity = Capacity { train_factor: factor, rounding, minimum, ..Capacity::default() };
+        let moe = MoeConfig { num_experts: experts, capacity, ..MoeConfig::default() };
+        moe.capacity_for(tokens, true)
+    }
+
+    #[test]
+    fn capacities_are_those_of_mesh_tensorflow_and_flaxformer() {
+        // (tokens, experts, factor) -> floor / half to even, before their minimum of 4.
+        let cases = [
+            (8192, 128, 1.25, 80, 80),
+            (100, 8, 1.25, 15, 16), // 15.625
+            (14, 4, 1.0, 3, 4),     // 3.5
+            (10, 4, 1.0, 2, 2),     // 2.5
+            (64, 64, 1.25, 1, 1),   // 1.25
+        ];
+        for (tokens, experts, factor, floor, even) in cases {
+            assert_eq!(capacity(tokens, experts, factor, Rounding::Floor, 1), floor);
+            assert_eq!(capacity(tokens, experts, factor, Rounding::NearestEven, 1), even);
+        }
+        assert_eq!(capacity(64, 64, 1.25, Rounding::Floor, 4), 4);
+        assert_eq!(capacity(10, 4, 1.0, Rounding::Ceil, 1), 3);
+        assert_eq!(capacity(8, 4, 1.0, Rounding::Ceil, 1), 2);
+    }
+
+    #[test]
+    fn evaluation_has_its_own_factor() {
+        let moe = MoeConfig { num_experts: 4, ..MoeConfig::default() };
+        // 1.25 * 64 / 4 = 20, 2 * 64 / 4 = 32.
+        assert_eq!((moe.capacity_for(64, true), moe.capacity_for(64, false)), (20, 32));
+    }
+
+    #[test]
+    fn capacity_is_raised_to_the_multiple_then_cut_to_the_group_and_is_never_zero() {
+        let rule = Capacity { train_factor: 1.0, multiple: 8, minimum: 1, ..Capacity::default() };
+        let moe = MoeConfig { num_experts: 4, capacity: rule, ..MoeConfig::default() };
+        assert_eq!(moe.capacity_for(32, true), 8);
+        assert_eq!(moe.capacity_for(36, true), 16); // 9 -> 16
+        assert_eq!(moe.capacity_for(5, true), 5); // 1 -> 8 -> 5 tokens
+        assert_eq!(moe.capacity_for(0, true), 1);
+    }
+
+    #[test]
+    fn absurd_numbers_give_a_capacity_within_the_group() {
+        for factor in [f64::NAN, f64::INFINITY, -1.0, 1e300] {
+            for (tokens, experts) in [(0, 0), (7, 0), (7, usize::MAX), (usize::MAX, 1)] {
+                let found = capacity(tokens, experts, factor, Rounding::Ceil, 1);
+                assert!((1..=tokens.max(1)).contains(&found));
+            }
+        }
+    }
+
+    #[test]
+    fn groups_of_tokens_are_the_fewest_that_divide_evenly() {
+        let split = |limit, sequences, length| {
+            let groups = Group::Tokens(limit).split(sequences, length);
+            (groups.num_groups, groups.tokens_per_group)
+        };
+        assert_eq!(split(8192, 16, 512), (1, 8192));
+        assert_eq!(split(8192, 16, 114), (1, 1824));
+        assert_eq!(split(4, 2, 5), (5, 2)); // 10 tokens: 3 groups do not divide, 5 of 2 do
+        assert_eq!(split(5, 2, 5), (2, 5));
+        assert_eq!(split(3, 1, 7), (7, 1)); // a prime number
+        assert_eq!(split(6, 6, 6), (6, 6)); // the root itself
+        assert_eq!(split(1, 3, 3), (9, 1));
+        assert_eq!(split(0, 1, 2), (2, 1));
+        assert_eq!(split(4, 0, 5), (0, 0));
+    }
+
+    #[test]
+    fn batches_and_sequences_are_groups() {
+        assert_eq!(Group::Batch.split(3, 5), Groups { num_groups: 1, tokens_per_group: 15 });
+        assert_eq!(Group::Sequence.split(3, 5), Groups { num_groups: 3, tokens_per_group: 5 });
+    }
+
+    #[test]
+    fn the_last_block_of_each_run_is_sparse_unless_told_otherwise() {
+        let sparse = |moe: &MoeConfig| (0..6).filter(|layer| moe.is_sparse(*layer)).collect::<Vec<_>>();
+        let moe = MoeConfig { num_experts: 2, ..MoeConfig::default() };
+        assert_eq!(sparse(&moe), [1, 3, 5]);
+        assert_eq!(sparse(&MoeConfig { offset: Some(0), every: 3, ..moe.clone() }), [0, 3]);
+        assert_eq!(sparse(&MoeConfig { every: 1, ..moe.clone() }), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(sparse(&MoeConfig { num_experts: 0, ..moe.clone() }), [0_usize; 0]);
+        assert_eq!(sparse(&MoeConfig { every: 0, ..moe }), [0_usize; 0]);
+    }
+}
