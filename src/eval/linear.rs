@@ -113,7 +113,7 @@ struct Along {
 impl Along {
     fn sums<T: Copy + Default>(&self, x: &[T], add: impl Fn(T, T) -> T) -> Vec<T> {
         let mut result = vec![T::default(); x.len()];
-        let lanes = if self.size == 0 { 0 } else { x.len() / self.size };
+        let lanes = x.len().checked_div(self.size).unwrap_or(0);
         for lane in 0..lanes {
             let first = lane / self.inner * self.inner * self.size + lane % self.inner;
             let mut sum = T::default();

@@ -10,7 +10,7 @@ pub(super) fn sort(operands: &[Arc<Tensor>], dim: usize, comparator: &Graph) -> 
     let shape = operands[0].shape();
     let (size, inner) = (shape[dim], shape[dim + 1..].iter().product::<usize>());
     let mut order: Vec<usize> = (0..operands[0].ty.elements()).collect();
-    let lanes = if size == 0 { 0 } else { order.len() / size };
+    let lanes = order.len().checked_div(size).unwrap_or(0);
     for lane in 0..lanes {
         let first = lane / inner * inner * size + lane % inner;
         let places: Vec<usize> = (0..size).map(|i| first + i * inner).collect();
