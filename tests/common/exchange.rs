@@ -1,0 +1,67 @@
+//! Random operations between replicas.
+
+use super::actions::{self, Action};
+use super::sketch::Sketch;
+use switchyard::ir::*;
+
+/// The actions of this file.
+pub const ALL: &[Action] =
+    &[all_reduce, all_gather, reduce_scatter, all_to_all, collective_permute, ids];
+
+/// All replicas in random groups of one random size.
+fn groups(s: &mut Sketch) -> ReplicaGroups {
+    let sizes: Vec<usize> = (1..=s.replicas).filter(|n| s.replicas % n == 0).collect();
+    // Mostly the largest.
+    let size = if s.dice.chance(60) { s.replicas } else { s.dice.pick(&sizes) };
+    let replicas = s.dice.shuffled((0..s.replicas).collect());
+    replicas.chunks(size).map(<[usize]>::to_vec).collect()
+}
+
+/// A value with an axis that divides into `parts`, and that axis.
+fn divisible(s: &mut Sketch, parts: usize, fits: impl Fn(&TensorType) -> bool) -> (usize, usize) {
+    let divides = |ty: &TensorType| (0..ty.rank()).filter(|&d| ty.shape[d] % parts == 0).collect::<Vec<_>>();
+    let x = s.any(|ty| fits(ty) && ty.elements() <= 60 && !divides(ty).is_empty());
+    let dim = s.dice.pick(&divides(&s.known[x].ty));
+    (x, dim)
+}
+
+pub fn all_reduce(s: &mut Sketch) {
+    let groups = groups(s);
+    let x = s.any(|_| true);
+    let reducer = actions::reducer(&mut s.dice, s.known[x].ty.dtype);
+    s.apply(Op::AllReduce { reducer, groups }, &[x]);
+}
+
+pub fn all_gather(s: &mut Sketch) {
+    let groups = groups(s);
+    let (x, dim) = divisible(s, 1, |_| true);
+    s.apply(Op::AllGather { dim, groups }, &[x]);
+}
+
+pub fn reduce_scatter(s: &mut Sketch) {
+    let groups = groups(s);
+    let (x, dim) = divisible(s, groups[0].len(), |_| true);
+    let reducer = actions::reducer(&mut s.dice, s.known[x].ty.dtype);
+    s.apply(Op::ReduceScatter { dim, reducer, groups }, &[x]);
+}
+
+pub fn all_to_all(s: &mut Sketch) {
+    let groups = groups(s);
+    let (x, split_dim) = divisible(s, groups[0].len(), |_| true);
+    let concat_dim = s.dice.below(s.known[x].ty.rank());
+    s.apply(Op::AllToAll { split_dim, concat_dim, groups }, &[x]);
+}
+
+pub fn collective_permute(s: &mut Sketch) {
+    let x = s.any(|_| true);
+    let sources = s.dice.shuffled((0..s.replicas).collect());
+    let targets = s.dice.shuffled((0..s.replicas).collect());
+    let count = s.dice.below(s.replicas + 1);
+    let pairs = sources.into_iter().zip(targets).take(count).collect();
+    s.apply(Op::CollectivePermute { pairs }, &[x]);
+}
+
+pub fn ids(s: &mut Sketch) {
+    let op = s.dice.pick(&[Op::ReplicaId, Op::PartitionId]);
+    s.apply(op, &[]);
+}

@@ -1,0 +1,97 @@
+//! Random graphs over all operations: what inference, evaluation, passes and XLA say of them agrees.
+//!
+//! `PROPERTY_SEED` and `PROPERTY_GRAPHS` choose other graphs, or more.
+
+mod common;
+
+use common::actions;
+use common::sketch::{Case, listing};
+use std::collections::BTreeSet;
+use switchyard::eval::evaluate;
+use switchyard::ir::{BinaryOp, Graph, UnaryOp};
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// The random graphs of this run, for one replica.
+fn cases() -> impl Iterator<Item = Case> {
+    let first = setting("PROPERTY_SEED", 0);
+    let count = setting("PROPERTY_GRAPHS", 2000);
+    (first..first + count).map(|seed| actions::grown(seed, 1, actions::ALL))
+}
+
+#[test]
+fn a_graph_has_the_values_of_its_operations() {
+    for case in cases() {
+        let outputs = evaluate(&case.graph, &case.inputs[0]);
+        let outputs = outputs.unwrap_or_else(|error| panic!("seed {}: {error}", case.seed));
+        let types: Vec<_> = outputs.iter().map(|x| x.ty().clone()).collect();
+        assert_eq!(types, case.graph.output_types(), "seed {}", case.seed);
+        assert_outputs(&case, &case.graph, "evaluation");
+    }
+}
+
+/// The graph, which may be a transformed one, still has the outputs of the case.
+fn assert_outputs(case: &Case, graph: &Graph, what: &str) {
+    let outputs = evaluate(graph, &case.inputs[0]);
+    let outputs = outputs.unwrap_or_else(|error| panic!("seed {}, {what}: {error}", case.seed));
+    for (known, found) in case.outputs.iter().zip(&outputs) {
+        if let Some(difference) = common::compare::difference(&known.rows[0], found, 0.0) {
+            let (before, after) = (listing(&case.graph), listing(graph));
+            panic!("seed {}, {what}, {}: {difference}\n{before}\n{after}", case.seed, known.value);
+        }
+    }
+}
+
+#[test]
+fn every_operation_appears_among_the_graphs() {
+    let mut seen = BTreeSet::new();
+    for case in cases() {
+        seen.extend(case.graph.nodes().iter().map(|node| node.op.name()));
+    }
+    let elementwise = UnaryOp::ALL.iter().map(|op| op.opcode()).chain(BinaryOp::ALL.iter().map(|op| op.opcode()));
+    let missing: Vec<&str> = elementwise.chain(OTHERS.iter().copied()).filter(|op| !seen.contains(op)).collect();
+    assert!(missing.is_empty(), "no graph has {missing:?}");
+}
+
+const OTHERS: [&str; 38] = [
+    "parameter",
+    "constant",
+    "iota",
+    "compare",
+    "select",
+    "clamp",
+    "convert",
+    "bitcast_convert",
+    "stop_gradient",
+    "broadcast_in_dim",
+    "reshape",
+    "transpose",
+    "reverse",
+    "slice",
+    "pad",
+    "concatenate",
+    "dot_general",
+    "reduce",
+    "cumsum",
+    "gather",
+    "scatter",
+    "dynamic_slice",
+    "dynamic_update_slice",
+    "sort",
+    "rng_bit_generator",
+    "optimization_barrier",
+    "while",
+    "scan",
+    "conditional",
+    "call",
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "collective_permute",
+    "replica_id",
+    "partition_id",
+    "stop_gradient",
+];
