@@ -18,4 +18,7 @@ mod update;
 
 pub use schedule::learning_rate;
 pub use spec::{ParamSpec, Slot, slots};
-pub use update::{Inputs, Update, update};
+pub use update::{Update, update};
+
+#[cfg(test)]
+mod tests;

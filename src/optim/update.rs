@@ -10,19 +10,6 @@ use crate::ir::{DType, TensorType, Value};
 
 type Built = Result<Value, BuildError>;
 
-/// What an optimizer step reads.
-#[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a> {
-    /// Of the types of the specs.
-    pub params: &'a [Value],
-    /// Of the shapes of the parameters, of any float type.
-    pub grads: &'a [Value],
-    /// As [`super::slots`] lists them.
-    pub slots: &'a [Value],
-    /// Integer scalar, 0 at the first step.
-    pub step: Value,
-}
-
 /// What an optimizer step gives.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Update {
@@ -64,37 +51,40 @@ enum Rule {
 
 /// Adds one step of the optimizer to the program.
 ///
-/// Gradients are clipped by their global norm first, if the configuration says so. Errors: [`BuildError::Invalid`] if the
-/// inputs do not fit the specs and their slots.
+/// `values` have the types of `params`; `grads` their shapes and any float type; `slots` are as [`super::slots`] lists them;
+/// `step` is an integer scalar, 0 at the first step. Gradients are clipped by their global norm first, if the configuration
+/// says so. Errors: [`BuildError::Invalid`] if the inputs do not fit.
+#[expect(clippy::too_many_arguments, reason = "four lists of one program, each named at its call")]
 pub fn update(
     b: &mut Builder,
     config: &OptimizerConfig,
     schedule: &Schedule,
     params: &[ParamSpec],
-    inputs: Inputs,
+    values: &[Value],
+    grads: &[Value],
+    slots: &[Value],
+    step: Value,
 ) -> Result<Update, BuildError> {
-    check(b, config, params, inputs)?;
-    b.scoped("optimizer", |b| {
-        let learning_rate = learning_rate(b, schedule, inputs.step)?;
-        let (gradients, grad_norm) = gradients(b, config, params, inputs.grads)?;
-        let count = b.convert(inputs.step, DType::F32)?;
-        let count = b.add_scalar(count, 1.0)?;
-        let clip = clip_factor(b, config, grad_norm)?;
-        let rule = Rule::new(b, config, Scalars { rate: learning_rate, count, clip })?;
-        let mut result = Update { params: vec![], slots: vec![], learning_rate, grad_norm };
-        let mut slots = inputs.slots;
-        for ((spec, &param), gradient) in params.iter().zip(inputs.params).zip(gradients) {
-            let (own, rest) = slots.split_at(slots_of(config, spec).len().min(slots.len()));
-            slots = rest;
-            let (param, own) = b.scoped(&spec.name, |b| {
-                let clipped = clip.map_or(Ok(gradient.clipped), |clip| b.scale(gradient.clipped, clip))?;
-                rule.apply(b, spec, param, Gradient { clipped, ..gradient }, own)
-            })?;
-            result.params.push(param);
-            result.slots.extend(own);
-        }
-        Ok(result)
-    })
+    check(b, config, params, (values, grads, slots))?;
+    let learning_rate = learning_rate(b, schedule, step)?;
+    let (gradients, grad_norm) = gradients(b, config, params, grads)?;
+    let count = b.convert(step, DType::F32)?;
+    let count = b.add_scalar(count, 1.0)?;
+    let clip = clip_factor(b, config, grad_norm)?;
+    let rule = Rule::new(b, config, Scalars { rate: learning_rate, count, clip })?;
+    let mut result = Update { params: vec![], slots: vec![], learning_rate, grad_norm };
+    let mut slots = slots;
+    for ((spec, &value), gradient) in params.iter().zip(values).zip(gradients) {
+        let (own, rest) = slots.split_at(slots_of(config, spec).len().min(slots.len()));
+        slots = rest;
+        let (value, own) = b.scoped(&spec.name, |b| {
+            let clipped = clip.map_or(Ok(gradient.clipped), |clip| b.scale(gradient.clipped, clip))?;
+            rule.apply(b, spec, value, Gradient { clipped, ..gradient }, own)
+        })?;
+        result.params.push(value);
+        result.slots.extend(own);
+    }
+    Ok(result)
 }
 
 impl Rule {
@@ -227,18 +217,17 @@ fn check(
     b: &Builder,
     config: &OptimizerConfig,
     params: &[ParamSpec],
-    inputs: Inputs,
+    (values, grads, slots): (&[Value], &[Value], &[Value]),
 ) -> Result<(), BuildError> {
     let types: Vec<TensorType> = params.iter().map(|spec| spec.ty.clone()).collect();
-    let slots: Vec<TensorType> =
+    let slot_types: Vec<TensorType> =
         params.iter().flat_map(|spec| slots_of(config, spec)).map(|(_, ty)| ty).collect();
-    let grads: Vec<TensorType> = b.types(inputs.grads);
-    same("parameter", &b.types(inputs.params), &types)?;
-    same("slot", &b.types(inputs.slots), &slots)?;
-    // The element type of a gradient is free: its own stands in for the parameter's.
-    let expected: Vec<TensorType> = types.iter().zip(&grads).map(|(ty, g)| ty.with_dtype(g.dtype)).collect();
-    let expected = if grads.len() == types.len() { expected } else { types };
-    same("gradient", &grads, &expected)?;
+    same("parameter", &b.types(values), &types)?;
+    same("slot", &b.types(slots), &slot_types)?;
+    // Any float type will do for a gradient.
+    let in_f32 = |ty: &TensorType| if ty.dtype.is_float() { ty.with_dtype(DType::F32) } else { ty.clone() };
+    let found: Vec<TensorType> = b.types(grads).iter().map(in_f32).collect();
+    same("gradient", &found, &types.iter().map(in_f32).collect::<Vec<_>>())?;
     let misfit = params.iter().find(|spec| spec.batch_axes > spec.ty.rank() || !spec.ty.dtype.is_float());
     match misfit {
         Some(ParamSpec { name, ty, batch_axes, .. }) => Err(BuildError::Invalid(format!(
