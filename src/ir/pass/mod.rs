@@ -46,13 +46,14 @@ pub fn optimize(graph: &Graph) -> Graph {
 mod tests {
     use super::*;
     use crate::build::{Builder, ScanInputs};
-    use crate::ir::{DType, RematPolicy, TensorType, verify};
+    use crate::eval::evaluate;
+    use crate::ir::{DType, Literal, RematPolicy, TensorType, verify};
     use std::sync::Arc;
 
     #[test]
     fn optimize_inlines_simplifies_shares_and_prunes() {
         let ty = TensorType::new(DType::F32, [4]);
-        let inner = Builder::graph(&[ty.clone()], |b, x| {
+        let inner = Builder::graph(std::slice::from_ref(&ty), |b, x| {
             let same = b.add_scalar(x[0], 0.0)?;
             Ok(vec![b.exp(same)?, b.log(same)?])
         });
@@ -80,7 +81,8 @@ mod tests {
             }
             Ok(vec![live])
         });
-        assert_eq!(optimize(&graph.unwrap()).nodes().len(), 50_001);
+        let graph = graph.unwrap();
+        assert_eq!(optimize(&graph).nodes().len(), 50_001);
     }
 
     #[test]
@@ -101,5 +103,37 @@ mod tests {
         let body = graph.nodes()[1].op.subgraphs()[0].1.clone();
         let names: Vec<&str> = body.nodes().iter().map(|n| n.op.name()).collect();
         assert_eq!(names, ["parameter", "exponential", "add"]);
+    }
+
+    #[test]
+    fn passes_keep_the_value_of_nested_programs() {
+        let row = TensorType::new(DType::F32, [3]);
+        let graph = Builder::graph(&[row.clone(), row.clone(), TensorType::scalar(DType::S32)], |b, x| {
+            let inner = b.subgraph(&[row.clone(), row.clone()], |b, x| {
+                let sorted = b.sort_by_key(x[0], &[x[1], x[0]], 0, true)?;
+                Ok(vec![sorted[1], b.exp(x[1])?])
+            });
+            let inner = Arc::new(inner?);
+            let called = b.call_graph("inner", inner.clone(), RematPolicy::SaveNothing, &x[..2])?;
+            let chosen = b.conditional(x[2], vec![inner.clone(), inner], &x[..2])?;
+            let stacked = b.stack(&[called[0], chosen[0]])?;
+            let inputs =
+                ScanInputs { consts: &x[1..2], carry: &[x[0], x[1]], xs: &[stacked], ..Default::default() };
+            let (carry, ys) = b.scan(inputs, |b, consts, carry, xs| {
+                let sum = b.add(carry[0], xs[0])?;
+                let other = b.mul(carry[1], consts[0])?;
+                Ok((vec![sum, other], vec![other, sum]))
+            })?;
+            Ok(vec![carry[0], ys[1]])
+        });
+        let graph = graph.unwrap();
+        let row = |x: [f32; 3]| Literal::new([3], &x).unwrap();
+        let inputs = [row([2.0, 3.0, 1.0]), row([10.0, 20.0, 30.0]), Literal::scalar(1i32)];
+        // Sorted by the first row, descending: 20, 10, 30; added twice to 2, 3, 1.
+        for graph in [optimize(&graph), graph] {
+            let found = evaluate(&graph, &inputs).unwrap();
+            assert_eq!(found[0].to_f64(), [42.0, 23.0, 61.0]);
+            assert_eq!(found[1].to_f64(), [22.0, 13.0, 31.0, 42.0, 23.0, 61.0]);
+        }
     }
 }
