@@ -1,7 +1,32 @@
-//! Running programs: a session on a device, the training loop, generation.
+//! Running programs: a session on a device, the training loop, evaluation, generation.
 
+mod evaluate;
 mod generate;
+mod report;
+mod run;
 mod session;
 
+pub use evaluate::{HeldOutLoss, held_out};
 pub use generate::{GenerateError, Generator, Sampling};
+pub use run::{Options, Outcome, TrainError, train};
 pub use session::{Named, Session, SessionError};
+
+use crate::config::RunConfig;
+use crate::data::DataSpec;
+use std::path::PathBuf;
+
+/// The data of a run in batches of so many rows.
+fn data_spec(config: &RunConfig, paths: &[PathBuf], sequences: usize) -> DataSpec {
+    DataSpec {
+        paths: paths.to_vec(),
+        objective: config.data.objective,
+        tokenizer: config.data.tokenizer.clone(),
+        vocab_size: config.model.vocab_size,
+        sequences,
+        input_length: config.batch.input_length,
+        target_length: config.batch.target_length,
+        shuffle_examples: config.data.shuffle_examples,
+        held_out: config.data.held_out,
+        seed: config.seed,
+    }
+}

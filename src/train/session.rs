@@ -19,6 +19,8 @@ pub enum SessionError {
     UnknownInput { program: String, name: String, allowed: Vec<String> },
     #[error("program `{program}`: input `{name}` is {expected}, found {found}")]
     InputType { program: String, name: String, expected: String, found: TensorType },
+    #[error("an input is malformed: {0}")]
+    Input(String),
     #[error("there is no state yet: initialise or restore it first")]
     NoState,
     #[error("program `{program}`")]
