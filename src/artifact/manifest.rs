@@ -1,6 +1,7 @@
 //! The manifest: everything about an artifact that is not HLO.
 
-use crate::config::RunConfig;
+use crate::config::{ComputeDtype, Dispatch, RunConfig};
+use crate::inspect::ExpectedShape;
 use crate::ir::{DType, TensorType};
 use crate::layers::Phase;
 use crate::model::Side;
@@ -88,7 +89,7 @@ pub struct MoeLayer {
     pub capacity: usize,
     pub capacity_factor: f64,
     /// `einsum` or `gather`.
-    pub dispatch: crate::config::Dispatch,
+    pub dispatch: Dispatch,
     pub d_model: usize,
     /// Element type of expert inputs.
     pub dtype: String,
@@ -125,8 +126,8 @@ pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
                 dispatch: model.moe.dispatch,
                 d_model: shape.width,
                 dtype: match model.compute_dtype {
-                    crate::config::ComputeDtype::Float32 => DType::F32.name().into(),
-                    crate::config::ComputeDtype::Bfloat16 => DType::Bf16.name().into(),
+                    ComputeDtype::Float32 => DType::F32.name().into(),
+                    ComputeDtype::Bfloat16 => DType::Bf16.name().into(),
                 },
             }
         })
@@ -137,5 +138,47 @@ impl ProgramSpec {
     /// The inputs that are state.
     pub fn state_inputs(&self) -> impl Iterator<Item = &PortSpec> {
         self.inputs.iter().filter(|port| port.role == Role::State)
+    }
+
+    /// The outputs that are state.
+    pub fn state_outputs(&self) -> impl Iterator<Item = &PortSpec> {
+        self.outputs.iter().filter(|port| port.role == Role::State)
+    }
+}
+
+impl Manifest {
+    /// The tensors of the sparse layers of a program, as the capacity arithmetic asks for them.
+    pub fn expected_shapes(&self, program: &str) -> Vec<ExpectedShape> {
+        self.moe_layers.iter().filter(|layer| layer.program == program).flat_map(MoeLayer::expected_shapes).collect()
+    }
+}
+
+impl MoeLayer {
+    fn expected_shapes(&self) -> Vec<ExpectedShape> {
+        let [g, s, e, c] = [self.groups, self.tokens_per_group, self.experts, self.capacity];
+        let dtype = DType::from_name(&self.dtype).unwrap_or(DType::F32);
+        let expect = |role: &str, shape: Vec<usize>, dtype: DType| ExpectedShape {
+            scope: self.scope.clone(),
+            role: role.into(),
+            shape,
+            dtype,
+        };
+        let mut shapes = vec![
+            expect("router_logits", vec![g, s, e], DType::F32),
+            expect("dispatch/expert_inputs", vec![e, g, c, self.d_model], dtype),
+        ];
+        match self.dispatch {
+            Dispatch::Einsum => {
+                shapes.push(expect("dispatch/dispatch_mask", vec![g, s, e, c], dtype));
+                shapes.push(expect("dispatch/combine_weights", vec![g, s, e, c], DType::F32));
+            }
+            Dispatch::Gather => {
+                let slots = e.saturating_mul(g).saturating_mul(c);
+                shapes.push(expect("dispatch/token_of_slot", vec![slots], DType::S32));
+                let choices = vec![g.saturating_mul(s), self.experts_per_token];
+                shapes.push(expect("dispatch/slot_of_token", choices, DType::S32));
+            }
+        }
+        shapes
     }
 }

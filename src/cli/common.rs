@@ -60,9 +60,13 @@ pub fn compile(config: &RunConfig, programs: &[String]) -> anyhow::Result<Artifa
 pub fn restore(session: &mut Session, checkpoint: &TensorFile, wanted: &[String]) -> anyhow::Result<()> {
     let layout = session.state_layout();
     let needed: Vec<_> = layout.into_iter().filter(|(name, _)| wanted.contains(name)).collect();
-    checkpoint.expect_some(&needed)?;
-    for (name, _) in &needed {
-        session.set_state(name, &checkpoint.tensor(name)?)?;
+    for (name, ty) in &needed {
+        let value = checkpoint.tensor(name)?;
+        if value.ty() != ty {
+            let path = checkpoint.path().display();
+            bail!("`{path}`: tensor `{name}` must be {ty}, found {}; give the configuration of that run", value.ty());
+        }
+        session.set_state(name, &value)?;
     }
     Ok(())
 }
@@ -74,5 +78,5 @@ pub fn open_checkpoint(path: &Path) -> anyhow::Result<Checkpoint> {
     }
     let folder = if path.join("checkpoints").is_dir() { path.join("checkpoints") } else { path.into() };
     let latest = crate::checkpoint::latest(&folder)?;
-    latest.found.with_context(|| format!("`{}` holds no checkpoint", folder.display()))
+    latest.checkpoint.with_context(|| format!("`{}` holds no checkpoint", folder.display()))
 }

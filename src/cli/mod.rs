@@ -4,8 +4,15 @@
 //! is handed to `switchyard-cpu` beside it, which does. Nothing here may name `runtime::cpu`, or the
 //! library would become part of the first program too: devices come as an [`OpenBackend`].
 
+mod common;
+mod compile;
 mod doctor;
+mod eval;
+mod generate;
+mod inspect;
 mod launch;
+mod run;
+mod train;
 
 use crate::runtime::{Backend, RuntimeError};
 use clap::{Parser, Subcommand};
@@ -21,6 +28,12 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Compile(compile::Args),
+    Train(train::Args),
+    Eval(eval::Args),
+    Run(run::Args),
+    Generate(generate::Args),
+    Inspect(inspect::Args),
     Doctor(doctor::Args),
 }
 
@@ -63,12 +76,24 @@ pub enum Unavailable<'a> {
 impl Command {
     fn needs(&self) -> Needs {
         match self {
+            Self::Compile(_) => compile::NEEDS,
+            Self::Train(_) => train::NEEDS,
+            Self::Eval(_) => eval::NEEDS,
+            Self::Run(_) => run::NEEDS,
+            Self::Generate(_) => generate::NEEDS,
+            Self::Inspect(_) => inspect::NEEDS,
             Self::Doctor(_) => doctor::NEEDS,
         }
     }
 
     fn run(self, devices: &Devices) -> anyhow::Result<ExitCode> {
         match self {
+            Self::Compile(args) => compile::run(args, devices),
+            Self::Train(args) => train::run(args, devices),
+            Self::Eval(args) => eval::run(args, devices),
+            Self::Run(args) => run::run(args, devices),
+            Self::Generate(args) => generate::run(args, devices),
+            Self::Inspect(args) => inspect::run(args, devices),
             Self::Doctor(args) => doctor::run(args, devices),
         }
     }

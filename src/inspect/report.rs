@@ -30,6 +30,14 @@ pub struct Report {
     pub memory: Memory,
 }
 
+impl Report {
+    /// The checks that fail, in words; empty for a sound module.
+    pub fn failures(&self) -> Vec<String> {
+        let dynamic = self.static_shapes.dynamic.iter().map(|name| format!("{name} has a dynamic shape"));
+        dynamic.chain(self.aliases.faults.iter().cloned()).collect()
+    }
+}
+
 /// Whether every tensor has a static shape.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct StaticShapes {

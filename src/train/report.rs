@@ -49,7 +49,7 @@ impl Reporter {
             title: manifest.config.name.clone(),
             layer_names: layer_names(manifest),
             metrics,
-            events: EventWriter::open(&options.out, start)?,
+            events: EventWriter::create(&options.out, start)?,
             progress: Progress::new(start, options.steps),
             unigram_entropy,
             started: Instant::now(),
@@ -91,7 +91,7 @@ impl Reporter {
     /// Writes a record everywhere.
     pub fn record(&mut self, record: &Record) -> Result<(), TrainError> {
         self.metrics.write(record)?;
-        self.events.write(record)?;
+        self.events.record(record)?;
         self.progress.update(&Status {
             step: record.step,
             loss: record.value(names::LOSS).unwrap_or(f64::NAN),

@@ -114,7 +114,7 @@ fn find_start(
     folder: &Path,
     artifact: &Artifact,
 ) -> Result<Option<Checkpoint>, TrainError> {
-    let found = if folder.is_dir() { checkpoint::latest(folder)?.found } else { None };
+    let found = if folder.is_dir() { checkpoint::latest(folder)?.checkpoint } else { None };
     match (found, options.resume) {
         (None, false) => Ok(None),
         (None, true) => Err(TrainError::NothingToResume { path: options.out.clone() }),
@@ -126,7 +126,6 @@ fn find_start(
                     (checkpoint.path().into(), expected.clone(), found.clone());
                 return Err(TrainError::OtherConfig { path, expected, found });
             }
-            checkpoint.verify()?;
             Ok(Some(checkpoint))
         }
     }
@@ -202,7 +201,7 @@ impl Run<'_> {
         let loss = record.value(names::LOSS).unwrap_or(f64::NAN);
         if !loss.is_finite() {
             self.reporter.record(&record)?;
-            let kept = match checkpoint::latest(&self.checkpoints)?.found {
+            let kept = match checkpoint::latest(&self.checkpoints)?.checkpoint {
                 Some(found) => format!("the last good checkpoint is `{}`", found.path().display()),
                 None => "no checkpoint was written before".into(),
             };
