@@ -219,7 +219,8 @@ pub(super) fn clamp(site: &mut Site) -> Pulled {
         b.mask(free, g, 0.0)
     })?;
     let for_max = site.when(2, |b| {
-        let held = b.compare(Direction::Gt, x, max)?;
+        let raised = b.max(x, min)?;
+        let held = b.compare(Direction::Gt, raised, max)?;
         b.mask(held, g, 0.0)
     })?;
     Ok(vec![for_min, for_x, for_max])

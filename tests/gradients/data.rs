@@ -1,5 +1,4 @@
 use crate::check::*;
-use switchyard::ir::*;
 
 #[test]
 fn broadcasts_add_up_what_they_repeated() {
