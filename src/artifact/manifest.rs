@@ -149,7 +149,11 @@ impl ProgramSpec {
 impl Manifest {
     /// The tensors of the sparse layers of a program, as the capacity arithmetic asks for them.
     pub fn expected_shapes(&self, program: &str) -> Vec<ExpectedShape> {
-        self.moe_layers.iter().filter(|layer| layer.program == program).flat_map(MoeLayer::expected_shapes).collect()
+        self.moe_layers
+            .iter()
+            .filter(|layer| layer.program == program)
+            .flat_map(MoeLayer::expected_shapes)
+            .collect()
     }
 }
 

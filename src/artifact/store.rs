@@ -1,7 +1,7 @@
 //! The folder: `<program>.hlo.pb`, `<program>.hlo.txt`, `manifest.json`.
 
-use super::manifest::{FORMAT_VERSION, Manifest, ProgramSpec};
 use super::Artifact;
+use super::manifest::{FORMAT_VERSION, Manifest, ProgramSpec};
 use crate::hlo::{self, HloModuleProto, ShapeProto};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -52,10 +52,8 @@ impl Artifact {
             let text = folder.join(format!("{}.{TEXT_SUFFIX}", spec.name));
             fs::write(&text, hlo::print(module)).map_err(io("write", &text))?;
         }
-        let json = serde_json::to_string_pretty(&self.manifest).map_err(|e| ArtifactError::Manifest {
-            path: manifest.clone(),
-            problem: e.to_string(),
-        })?;
+        let json = serde_json::to_string_pretty(&self.manifest)
+            .map_err(|e| ArtifactError::Manifest { path: manifest.clone(), problem: e.to_string() })?;
         fs::write(&manifest, json + "\n").map_err(io("write", &manifest))
     }
 
@@ -81,8 +79,8 @@ fn read_manifest(path: &Path) -> Result<Manifest, ArtifactError> {
         let found = version.map_or("none".into(), |v| v.to_string());
         return Err(refuse(format!("format_version must be {FORMAT_VERSION}, found {found}")));
     }
-    let manifest: Manifest =
-        serde_path_to_error::deserialize(value).map_err(|e| refuse(format!("{}: {}", e.path(), e.inner())))?;
+    let manifest: Manifest = serde_path_to_error::deserialize(value)
+        .map_err(|e| refuse(format!("{}: {}", e.path(), e.inner())))?;
     manifest.config.validate().map_err(|e| refuse(e.to_string()))?;
     let digest = manifest.config.digest();
     if digest != manifest.config_digest {
@@ -118,15 +116,18 @@ fn check_signature(spec: &ProgramSpec, module: &HloModuleProto) -> Result<(), St
     let mut expected: Vec<(i64, i64)> = vec![];
     for (i, port) in spec.outputs.iter().enumerate() {
         let Some(input) = port.alias else { continue };
-        let source = spec.inputs.get(input).ok_or_else(|| format!("output {i} aliases missing input {input}"))?;
+        let source =
+            spec.inputs.get(input).ok_or_else(|| format!("output {i} aliases missing input {input}"))?;
         if (&source.dtype, &source.shape) != (&port.dtype, &port.shape) {
             return Err(format!("output `{}` aliases input `{}` of another type", port.name, source.name));
         }
         expected.push((i as i64, input as i64));
     }
     let entries = module.input_output_alias.as_ref().map_or(&[][..], |a| &a.entries);
-    let found: Vec<(i64, i64)> =
-        entries.iter().map(|e| (e.output_shape_index.first().copied().unwrap_or(-1), e.parameter_number)).collect();
+    let found: Vec<(i64, i64)> = entries
+        .iter()
+        .map(|e| (e.output_shape_index.first().copied().unwrap_or(-1), e.parameter_number))
+        .collect();
     if found != expected {
         return Err("the alias table of the module is not the manifest's".into());
     }

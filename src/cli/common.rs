@@ -64,7 +64,10 @@ pub fn restore(session: &mut Session, checkpoint: &TensorFile, wanted: &[String]
         let value = checkpoint.tensor(name)?;
         if value.ty() != ty {
             let path = checkpoint.path().display();
-            bail!("`{path}`: tensor `{name}` must be {ty}, found {}; give the configuration of that run", value.ty());
+            bail!(
+                "`{path}`: tensor `{name}` must be {ty}, found {}; give the configuration of that run",
+                value.ty()
+            );
         }
         session.set_state(name, &value)?;
     }

@@ -3,7 +3,7 @@
 use super::{Devices, Needs, common};
 use crate::config::{Architecture, RunConfig};
 use crate::data::Tokenizer;
-use crate::train::{Generator, Sampling, Session};
+use crate::train::{self, Generator, Sampling, Session};
 use anyhow::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,7 +40,7 @@ pub struct Args {
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let config = one_row(args.config.load()?)?;
     let checkpoint = common::open_checkpoint(&args.checkpoint)?;
-    let tokenizer = Tokenizer::open(&config.data.tokenizer, config.model.vocab_size)?;
+    let tokenizer = Tokenizer::open(&train::tokenizer_spec(&config), config.model.vocab_size as u32)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     let artifact = common::compile(&config, &["next_token".into()])?;
     let wanted = parameters(&artifact)?;

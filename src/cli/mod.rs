@@ -56,21 +56,21 @@ pub struct Devices(Result<OpenBackend, RuntimeError>);
 
 impl Devices {
     /// Opens the backend. Errors: why there is none.
-    pub fn open(&self, num_devices: usize) -> Result<Box<dyn Backend>, Unavailable<'_>> {
+    pub fn open(&self, num_devices: usize) -> Result<Box<dyn Backend>, Unavailable> {
         match &self.0 {
             Ok(open) => open(num_devices).map_err(Unavailable::Failed),
-            Err(why) => Err(Unavailable::Missing(why)),
+            Err(why) => Err(Unavailable::Missing(why.to_string())),
         }
     }
 }
 
 /// Why there is no backend.
 #[derive(Debug, thiserror::Error)]
-pub enum Unavailable<'a> {
+pub enum Unavailable {
     #[error(transparent)]
     Failed(RuntimeError),
     #[error("{0}")]
-    Missing(&'a RuntimeError),
+    Missing(String),
 }
 
 impl Command {

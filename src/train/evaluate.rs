@@ -24,7 +24,8 @@ pub fn held_out(
 ) -> Result<HeldOutLoss, TrainError> {
     let config = session.artifact().manifest.config.clone();
     let corpus = Corpus::open(&data_spec(&config, data, config.batch.sequences_per_microbatch()))?;
-    let [mut loss, mut correct, mut tokens, mut batches] = [0.0, 0.0, 0.0, 0usize];
+    let [mut loss, mut correct, mut tokens] = [0.0; 3];
+    let mut batches = 0;
     for batch in corpus.held_out().take(max_batches.max(1)) {
         let outputs = session.run("eval_step", literals(batch?)?)?;
         let sum = |name: &str| {

@@ -4,8 +4,8 @@ use super::run::{Options, TrainError};
 use super::session::{Named, Session};
 use crate::artifact::Manifest;
 use crate::report::{
-    EventWriter, LayerRow, MetricsWriter, PictureOptions, Progress, Record, Status, Summary, bytes_text, names,
-    peak_resident_bytes, read_metrics, write_picture,
+    EventWriter, LayerRow, MetricsWriter, PictureOptions, Progress, Record, Status, Summary, bytes_text,
+    names, peak_resident_bytes, read_metrics, write_picture,
 };
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

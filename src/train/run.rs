@@ -122,8 +122,7 @@ fn find_start(
         (Some(checkpoint), true) => {
             let (found, expected) = (&checkpoint.meta().config_digest, &artifact.manifest.config_digest);
             if found != expected {
-                let (path, expected, found) =
-                    (checkpoint.path().into(), expected.clone(), found.clone());
+                let (path, expected, found) = (checkpoint.path().into(), expected.clone(), found.clone());
                 return Err(TrainError::OtherConfig { path, expected, found });
             }
             Ok(Some(checkpoint))
@@ -138,10 +137,8 @@ fn restore(session: &mut Session, checkpoint: &Checkpoint) -> Result<Position, T
         session.set_state(name, &checkpoint.tensor(name)?)?;
     }
     let position = &checkpoint.meta().data_position;
-    serde_json::from_str(position).map_err(|e| TrainError::BadPosition {
-        path: checkpoint.path().into(),
-        problem: e.to_string(),
-    })
+    serde_json::from_str(position)
+        .map_err(|e| TrainError::BadPosition { path: checkpoint.path().into(), problem: e.to_string() })
 }
 
 /// A run under way.
@@ -164,7 +161,8 @@ impl Run<'_> {
             let mut record = self.step(batch)?;
             let last = self.step == self.options.steps || stop.load(Ordering::SeqCst);
             if last || self.step.is_multiple_of(self.options.eval_every.max(1)) {
-                let loss = evaluate::held_out(&mut self.session, &self.options.data, self.options.eval_batches)?;
+                let loss =
+                    evaluate::held_out(&mut self.session, &self.options.data, self.options.eval_batches)?;
                 record.push(names::HELD_OUT_LOSS, loss.cross_entropy);
                 record.push("held_out_accuracy", loss.accuracy);
             }

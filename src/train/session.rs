@@ -133,7 +133,8 @@ impl Session {
         let given = self.upload(spec, inputs)?;
         let donated: Vec<usize> = spec.outputs.iter().filter_map(|p| p.alias).collect();
         // Nothing is taken from the state before all of it is known to be there.
-        if let Some(port) = spec.inputs.iter().find(|p| p.role == Role::State && !self.state.contains_key(&p.name))
+        if let Some(port) =
+            spec.inputs.iter().find(|p| p.role == Role::State && !self.state.contains_key(&p.name))
         {
             let (program, name) = (name.to_string(), port.name.clone());
             return Err(SessionError::MissingInput { program, name, ty: port_type(port) });
