@@ -4,7 +4,7 @@ use super::metrics::{names, read_metrics};
 use super::series::{self, Curve, Load};
 use super::{Record, ReportError};
 use plotters::coord::Shift;
-use plotters::coord::types::{RangedCoordf64, RangedCoordu64};
+use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::fmt::Display;
@@ -101,7 +101,12 @@ pub fn draw_picture(records: &[Record], options: &PictureOptions) -> Result<Stri
 
 type Svg<'a> = SVGBackend<'a>;
 type Area<'a> = DrawingArea<Svg<'a>, Shift>;
-type Chart<'a, 'b> = ChartContext<'b, Svg<'a>, Cartesian2d<RangedCoordu64, RangedCoordf64>>;
+type Chart<'a, 'b> = ChartContext<'b, Svg<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
+
+/// Points as the chart takes them: plotters' axis of whole numbers cannot do without finer grid lines.
+fn drawn(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
+    points.iter().map(|&(step, value)| (step as f64, value)).collect()
+}
 
 fn failed(error: impl Display) -> ReportError {
     ReportError::Draw { message: error.to_string() }
@@ -154,7 +159,7 @@ fn loss_panel(
         key.dotted_stroke(VERMILLION.stroke_width(2), &format!("held-out: {last:.3}"))?;
     }
     if let Some(entropy) = unigram {
-        dashes(&mut chart, &vec![(steps.start, entropy), (steps.end, entropy)], GREY.stroke_width(2))?;
+        dashes(&mut chart, &[(steps.start, entropy), (steps.end, entropy)], GREY.stroke_width(2))?;
         key.dashes(GREY.stroke_width(2), &format!("unigram entropy: {entropy:.3}"))?;
     }
     if raw.is_empty() && held_out.is_empty() {
@@ -211,9 +216,12 @@ fn chart<'a, 'b>(
     let mut builder = ChartBuilder::on(area);
     builder.margin_top(32).margin_bottom(14).margin_left(16).margin_right(8);
     builder.x_label_area_size(50).y_label_area_size(76);
-    let mut chart = builder.build_cartesian_2d(steps, values).map_err(failed)?;
+    let num_labels = steps.end.saturating_sub(steps.start).min(10) as usize + 1;
+    let mut chart =
+        builder.build_cartesian_2d(steps.start as f64..steps.end as f64, values).map_err(failed)?;
     let mut mesh = chart.configure_mesh();
-    mesh.x_desc("step").y_desc(value_label).x_labels(11).y_labels(7);
+    mesh.x_desc("step").y_desc(value_label).x_labels(num_labels).y_labels(7);
+    mesh.x_label_formatter(&|step| format!("{step:.0}"));
     mesh.y_label_formatter(format).max_light_lines(0);
     mesh.bold_line_style(GRID)
         .axis_style(GREY)
@@ -237,7 +245,7 @@ fn bands(chart: &mut Chart, load: &Load) -> Result<(), ReportError> {
         let mut outline = at(&upper);
         outline.extend(at(&lower).into_iter().rev());
         let fill = expert_colour(expert, num_experts).mix(0.85).filled();
-        chart.draw_series([Polygon::new(outline, fill)]).map_err(failed)?;
+        chart.draw_series([Polygon::new(drawn(&outline), fill)]).map_err(failed)?;
         if expert + 1 < num_experts && num_experts <= 32 {
             line(chart, &at(&upper), WHITE.stroke_width(1))?;
         }
@@ -271,16 +279,16 @@ fn expert_key(key: &mut Legend, load: &Load) -> Result<(), ReportError> {
 }
 
 fn line(chart: &mut Chart, points: &[(u64, f64)], style: ShapeStyle) -> Result<(), ReportError> {
-    chart.draw_series([PathElement::new(points.to_vec(), style)]).map_err(failed).map(|_| ())
+    chart.draw_series([PathElement::new(drawn(points), style)]).map_err(failed).map(|_| ())
 }
 
 fn dots(chart: &mut Chart, points: &[(u64, f64)]) -> Result<(), ReportError> {
-    let dot = |&point: &(u64, f64)| Circle::new(point, 4, VERMILLION.filled());
-    chart.draw_series(points.iter().map(dot)).map_err(failed).map(|_| ())
+    let dot = |point| Circle::new(point, 4, VERMILLION.filled());
+    chart.draw_series(drawn(points).into_iter().map(dot)).map_err(failed).map(|_| ())
 }
 
-fn dashes(chart: &mut Chart, points: &Curve, style: ShapeStyle) -> Result<(), ReportError> {
-    let dashed = DashedLineSeries::new(points.iter().copied(), 9, 6, style);
+fn dashes(chart: &mut Chart, points: &[(u64, f64)], style: ShapeStyle) -> Result<(), ReportError> {
+    let dashed = DashedLineSeries::new(drawn(points), 9, 6, style);
     chart.draw_series(dashed).map_err(failed).map(|_| ())
 }
 
