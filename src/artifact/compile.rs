@@ -64,5 +64,6 @@ pub fn emit(program: &Program) -> HloModuleProto {
         port.alias.filter(|_| port.role == Role::State).map(|input| (output, input))
     };
     let aliases: Vec<lower::Alias> = program.outputs.iter().enumerate().filter_map(donated).collect();
-    lower::lower(program.name, &graph, &aliases)
+    let names: Vec<String> = program.inputs.iter().map(|port| port.name.clone()).collect();
+    lower::lower(program.name, &graph, &names, &aliases)
 }

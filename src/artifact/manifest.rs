@@ -167,20 +167,19 @@ impl MoeLayer {
             shape,
             dtype,
         };
-        let mut shapes = vec![
-            expect("router_logits", vec![g, s, e], DType::F32),
-            expect("dispatch/expert_inputs", vec![e, g, c, self.d_model], dtype),
-        ];
+        let mut shapes = vec![expect("router_logits", vec![g, s, e], DType::F32)];
         match self.dispatch {
             Dispatch::Einsum => {
                 shapes.push(expect("dispatch/dispatch_mask", vec![g, s, e, c], dtype));
                 shapes.push(expect("dispatch/combine_weights", vec![g, s, e, c], DType::F32));
+                shapes.push(expect("dispatch/expert_inputs", vec![e, g, c, self.d_model], dtype));
             }
             Dispatch::Gather => {
                 let slots = e.saturating_mul(g).saturating_mul(c);
                 shapes.push(expect("dispatch/token_of_slot", vec![slots], DType::S32));
                 let choices = vec![g.saturating_mul(s), self.experts_per_token];
                 shapes.push(expect("dispatch/slot_of_token", choices, DType::S32));
+                shapes.push(expect("dispatch/expert_inputs", vec![slots, self.d_model], dtype));
             }
         }
         shapes

@@ -7,9 +7,13 @@ use crate::ir::{DType, Graph, Op, Scan, TensorType, Value};
 use std::sync::Arc;
 
 /// The entry computation: parameters one by one, a tuple as result.
-pub(super) fn entry(module: &mut Module, graph: &Graph) -> (i64, ShapeProto) {
+pub(super) fn entry(module: &mut Module, graph: &Graph, names: &[String]) -> (i64, ShapeProto) {
     let mut f = Function::default();
-    let inputs: Vec<Inst> = graph.input_types().iter().map(|ty| f.parameter(module, shape_of(ty))).collect();
+    let mut inputs = vec![];
+    for (i, ty) in graph.input_types().iter().enumerate() {
+        f.scope = names.get(i).cloned().unwrap_or_default();
+        inputs.push(f.parameter(module, shape_of(ty)));
+    }
     let outputs = body(&mut Target { module, f: &mut f }, graph, inputs);
     let root = f.tuple(module, &outputs);
     (f.finish(module, "main", &root), root.shape)

@@ -18,10 +18,10 @@ pub type Alias = (usize, usize);
 /// The HLO module of `graph`, whose entry takes its inputs and returns a tuple of its outputs.
 ///
 /// `graph` comes from [`crate::ir::optimize`], which leaves no calls. `aliases` are pairs of output and input (donation); the
-/// caller has checked that their types agree.
-pub fn lower(name: &str, graph: &Graph, aliases: &[Alias]) -> HloModuleProto {
+/// caller has checked that their types agree. `names` are those of the inputs, for people who read profiles and reports.
+pub fn lower(name: &str, graph: &Graph, names: &[String], aliases: &[Alias]) -> HloModuleProto {
     let mut module = Module::default();
-    let (entry, shape) = control::entry(&mut module, graph);
+    let (entry, shape) = control::entry(&mut module, graph, names);
     let parameters = graph
         .inputs()
         .iter()

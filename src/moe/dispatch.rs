@@ -120,9 +120,7 @@ pub fn dispatch(b: &mut Builder, shape: &MoeShape, plan: &Plan, x: Value) -> Res
             move_in(b, flat, token_of_slot, slot_of_token)?
         }
     };
-    let inputs = b.reshape(rows, &[shape.experts, shape.groups, shape.capacity, d])?;
-    let inputs = b.name(inputs, "expert_inputs", &["experts", "groups", "capacity", "d_model"]);
-    b.reshape(inputs, &[shape.experts, shape.groups * shape.capacity, d])
+    b.reshape(rows, &[shape.experts, shape.groups * shape.capacity, d])
 }
 
 /// The experts' outputs at their tokens, times the gates: `y [E, G * C, D]` -> `[G, S, D]`; zero for dropped tokens.
@@ -166,7 +164,10 @@ fn move_in(
     let results = b.custom_vjp(
         "dispatch",
         &[x, token_of_slot, slot_of_token],
-        |b, v| Ok((vec![rows_or_zero(b, v[0], v[1])?], vec![])),
+        |b, v| {
+            let rows = rows_or_zero(b, v[0], v[1])?;
+            Ok((vec![b.name(rows, "expert_inputs", &["slots", "d_model"])], vec![]))
+        },
         |b, args| {
             let back = rows_or_zero(b, args.cotangents[0], args.inputs[2])?; // [tokens, k, D]
             Ok(vec![sum_choices(b, back)?])
