@@ -21,6 +21,7 @@ pub mod infer;
 pub mod inspect;
 pub mod ir;
 pub mod layers;
+pub mod lower;
 pub mod model;
 pub mod moe;
 pub mod optim;

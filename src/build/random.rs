@@ -24,6 +24,14 @@ impl Builder {
         self.stack(&[a, b])
     }
 
+    /// The key `u32[2]` of a stream of its own for the place that the current scope names.
+    pub fn fold_in_scope(&mut self, key: Value) -> Built {
+        let name = self.scope();
+        // FNV-1a: a stable number for a name.
+        let hash = name.bytes().fold(0x811C_9DC5, |h, byte| (h ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        self.fold_in(key, hash)
+    }
+
     /// Uniform bits `u32[shape]`: Threefry-2x32 of the row-major index of each element.
     pub fn random_bits(&mut self, key: Value, shape: &[usize]) -> Built {
         let ty = TensorType::new(DType::U32, shape);

@@ -1,1 +1,137 @@
+//! The command line: one file per subcommand, one library call each.
+//!
+//! Two programs share it. `switchyard` links no XLA library and so starts at once; a command that executes
+//! is handed to `switchyard-cpu` beside it, which does. Nothing here may name `runtime::cpu`, or the
+//! library would become part of the first program too: devices come as an [`OpenBackend`].
 
+mod common;
+mod compile;
+mod doctor;
+mod eval;
+mod generate;
+mod inspect;
+mod launch;
+mod run;
+mod train;
+
+use crate::runtime::{Backend, RuntimeError};
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Sparsely activated Transformers as static-shape XLA programs.
+#[derive(Parser)]
+#[command(name = "switchyard", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Compile(compile::Args),
+    Train(train::Args),
+    Eval(eval::Args),
+    Run(run::Args),
+    Generate(generate::Args),
+    Inspect(inspect::Args),
+    Doctor(doctor::Args),
+}
+
+/// Opens a backend with at least this many devices.
+pub type OpenBackend = fn(usize) -> Result<Box<dyn Backend>, RuntimeError>;
+
+/// What a command asks of the program that runs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// No device: runs in the program that people type.
+    Nothing,
+    /// A device: does not start without one.
+    Device,
+    /// A device, but has something to say without one.
+    DeviceIfAny,
+}
+
+/// The devices that a command may open.
+pub struct Devices(Result<OpenBackend, RuntimeError>);
+
+impl Devices {
+    /// Opens the backend. Errors: why there is none.
+    pub fn open(&self, num_devices: usize) -> Result<Box<dyn Backend>, Unavailable> {
+        match &self.0 {
+            Ok(open) => open(num_devices).map_err(Unavailable::Failed),
+            Err(why) => Err(Unavailable::Missing(why.to_string())),
+        }
+    }
+}
+
+/// Why there is no backend.
+#[derive(Debug, thiserror::Error)]
+pub enum Unavailable {
+    #[error(transparent)]
+    Failed(RuntimeError),
+    #[error("{0}")]
+    Missing(String),
+}
+
+impl Command {
+    fn needs(&self) -> Needs {
+        match self {
+            Self::Compile(_) => compile::NEEDS,
+            Self::Train(_) => train::NEEDS,
+            Self::Eval(_) => eval::NEEDS,
+            Self::Run(_) => run::NEEDS,
+            Self::Generate(_) => generate::NEEDS,
+            Self::Inspect(_) => inspect::NEEDS,
+            Self::Doctor(_) => doctor::NEEDS,
+        }
+    }
+
+    fn run(self, devices: &Devices) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Compile(args) => compile::run(args, devices),
+            Self::Train(args) => train::run(args, devices),
+            Self::Eval(args) => eval::run(args, devices),
+            Self::Run(args) => run::run(args, devices),
+            Self::Generate(args) => generate::run(args, devices),
+            Self::Inspect(args) => inspect::run(args, devices),
+            Self::Doctor(args) => doctor::run(args, devices),
+        }
+    }
+}
+
+/// `switchyard`: runs what needs no device, hands over the rest.
+pub fn main_thin() -> ExitCode {
+    let command = Cli::parse().command;
+    let missing = match command.needs() {
+        Needs::Nothing => RuntimeError::NoCpu,
+        // Comes back only if the other program could not be started.
+        _ => launch::device_program(),
+    };
+    if command.needs() == Needs::Device {
+        return report(Err(missing.into()));
+    }
+    report(command.run(&Devices(Err(missing))))
+}
+
+/// `switchyard-cpu`: runs any command, with the devices that `open` gives.
+pub fn main_device(open: OpenBackend) -> ExitCode {
+    report(Cli::parse().command.run(&Devices(Ok(open))))
+}
+
+fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,1 +1,36 @@
+//! Run configurations: JSON read into types, resolved, then validated.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `run` | [`RunConfig`], its reading, printing and digest |
+//! | `model`, `moe` | the network / its sparse layers, capacity and groups |
+//! | `training`, `data` | batch, loss, optimizer, schedule / objective and tokenizer |
+//! | `parameters` | parameter counts by formula |
+//! | `json`, `schema`, `overrides` | trees without duplicate keys / known keys / `key=value` |
+//! | `validate`, `sizes` | impossible values / element counts that would overflow |
+//! | `error` | [`ConfigError`] |
+//!
+//! Every field has a default, so a file states only what differs. `docs/config.md` lists all of them.
 
+mod data;
+mod error;
+mod json;
+mod model;
+mod moe;
+mod overrides;
+mod parameters;
+mod run;
+mod schema;
+mod sizes;
+mod training;
+mod validate;
+
+pub use data::{
+    BYTES_VOCABULARY, DataConfig, NUM_SENTINELS, Objective, SpanLengths, TokenizerSpec,
+    span_corruption_lengths,
+};
+pub use error::ConfigError;
+pub use model::{Architecture, ComputeDtype, FeedForward, ModelConfig, RelativePositions, Remat};
+pub use moe::{Capacity, Dispatch, Exploration, Group, Groups, MoeConfig, Rounding, Router};
+pub use run::RunConfig;
+pub use training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};

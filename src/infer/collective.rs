@@ -62,7 +62,7 @@ pub(super) fn id(cx: &Context) -> Inferred {
 }
 
 fn split(cx: &Context, size: usize, dim: usize, parts: usize) -> Result<usize, ShapeError> {
-    if size % parts == 0 {
+    if size.is_multiple_of(parts) {
         return Ok(size / parts);
     }
     Err(cx.axis_error(dim, format!("size {size} is not a multiple of the group size {parts}")))

@@ -3,7 +3,10 @@
 mod graph;
 mod literal;
 mod op;
+mod pass;
+mod print;
 mod types;
+mod verify;
 
 pub use graph::{Graph, Node, Value};
 pub use literal::{Element, Literal, LiteralError};
@@ -11,4 +14,6 @@ pub use op::{
     Accepts, BinaryOp, Call, Combiner, Derivative, Direction, DotDims, GatherDims, Op, Precision, Reducer,
     RematPolicy, ReplicaGroups, RngAlgorithm, Scan, ScatterDims, UnaryOp,
 };
+pub use pass::{inline_calls, optimize, prune, share, simplify};
 pub use types::{DType, Domain, TensorType};
+pub use verify::{Fault, Problem, VerifyError, verify};

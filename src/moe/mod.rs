@@ -1,1 +1,9 @@
+//! The mixture-of-experts layer: route, dispatch, run the experts, combine.
 
+mod dispatch;
+mod experts;
+mod layer;
+mod router;
+
+pub use layer::{MoeShape, Stats, apply, declare};
+pub use router::Routing;

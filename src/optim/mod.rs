@@ -1,1 +1,24 @@
+//! Update rules of parameters, as operations of the training program.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `spec` | [`ParamSpec`], [`slots`]: what an optimizer keeps per parameter |
+//! | `update` | [`update`]: rate, global norm, then one rule per parameter |
+//! | `adafactor`, `adamw` | the rules |
+//! | `schedule` | [`learning_rate`] by step |
+//!
+//! All arithmetic is in float32. Per tensor there are a few reductions, then one elementwise expression that a compiler
+//! makes one pass over memory.
 
+mod adafactor;
+mod adamw;
+mod schedule;
+mod spec;
+mod update;
+
+pub use schedule::learning_rate;
+pub use spec::{ParamSpec, Slot, slots};
+pub use update::{Update, update};
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,16 @@
+//! Runs compiled programs: backends, executables and device buffers. The only room with devices.
+//!
+//! [`Backend`] is the door. `cpu` (feature `cpu`) is the in-process backend through crate `xla`.
+//! [`native`] and [`plugins`] look for libraries on disk without loading any.
 
+mod backend;
+#[cfg(feature = "cpu")]
+pub mod cpu;
+mod error;
+pub mod native;
+pub mod plugins;
+mod signature;
+
+pub use backend::{Argument, Backend, Buffer, CompileOptions, Device, DeviceBuffer, Executable};
+pub use error::RuntimeError;
+pub use signature::{Parameter, Signature};

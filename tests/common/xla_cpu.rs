@@ -13,7 +13,7 @@ pub fn outputs(
     graph: &Graph,
     inputs: &[Vec<Literal>],
 ) -> Result<Vec<Vec<Literal>>, RuntimeError> {
-    let module = switchyard::hlo::encode(&switchyard::lower::lower("test", graph, &[]));
+    let module = switchyard::hlo::encode(&switchyard::lower::lower("test", graph, &[], &[]));
     let program = backend.compile(&module, &CompileOptions { num_replicas: inputs.len() })?;
     let mut buffers: Vec<Vec<DeviceBuffer>> = vec![];
     for (replica, row) in inputs.iter().enumerate() {

@@ -1,0 +1,69 @@
+//! From a configuration to HLO; touches no device, clock or file.
+
+use super::manifest::{FORMAT_VERSION, Manifest, PortSpec, ProgramSpec, moe_layers};
+use super::{Artifact, store};
+use crate::build::BuildError;
+use crate::config::RunConfig;
+use crate::hlo::HloModuleProto;
+use crate::step::{self, PROGRAMS, Program, Role};
+use crate::{ir, lower};
+
+/// A configuration could not be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    #[error("there is no program `{name}`; programs are {}", PROGRAMS.join(", "))]
+    UnknownProgram { name: String },
+    #[error("program `{program}` cannot be built")]
+    Build {
+        program: String,
+        #[source]
+        source: BuildError,
+    },
+}
+
+/// All programs of a configuration.
+pub fn compile(config: &RunConfig) -> Result<Artifact, CompileError> {
+    compile_programs(config, &PROGRAMS)
+}
+
+/// Some programs of a configuration.
+pub fn compile_programs(config: &RunConfig, names: &[&str]) -> Result<Artifact, CompileError> {
+    let state = step::layout(config);
+    let mut manifest = Manifest {
+        format_version: FORMAT_VERSION,
+        config: config.clone(),
+        config_digest: config.digest(),
+        num_parameters: config.model.parameter_count(),
+        state_bytes: state.iter().fold(0, |n, t| n + t.ty.size_bytes() as u64),
+        moe_layers: vec![],
+        programs: vec![],
+    };
+    let mut modules = vec![];
+    for name in names {
+        let built = step::build(config, name);
+        let program = built
+            .ok_or_else(|| CompileError::UnknownProgram { name: (*name).into() })?
+            .map_err(|source| CompileError::Build { program: (*name).into(), source })?;
+        let module = emit(&program);
+        manifest.moe_layers.extend(moe_layers(config, name));
+        manifest.programs.push(ProgramSpec {
+            name: (*name).into(),
+            hlo_digest: store::digest(&crate::hlo::encode(&module)),
+            inputs: program.inputs.iter().map(PortSpec::new).collect(),
+            outputs: program.outputs.iter().map(PortSpec::new).collect(),
+        });
+        modules.push(module);
+    }
+    Ok(Artifact { manifest, modules })
+}
+
+/// The HLO module of a program: dead code dropped, common subexpressions shared, state outputs donated.
+pub fn emit(program: &Program) -> HloModuleProto {
+    let graph = ir::optimize(&program.graph);
+    let donated = |(output, port): (usize, &step::Port)| {
+        port.alias.filter(|_| port.role == Role::State).map(|input| (output, input))
+    };
+    let aliases: Vec<lower::Alias> = program.outputs.iter().enumerate().filter_map(donated).collect();
+    let names: Vec<String> = program.inputs.iter().map(|port| port.name.clone()).collect();
+    lower::lower(program.name, &graph, &names, &aliases)
+}

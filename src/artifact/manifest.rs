@@ -1,0 +1,187 @@
+//! The manifest: everything about an artifact that is not HLO.
+
+use crate::config::{ComputeDtype, Dispatch, RunConfig};
+use crate::inspect::ExpectedShape;
+use crate::ir::{DType, TensorType};
+use crate::layers::Phase;
+use crate::model::Side;
+use crate::moe::MoeShape;
+use crate::step::{Port, Role};
+use serde::{Deserialize, Serialize};
+
+/// Raised when the folder's meaning changes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// `manifest.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub format_version: u32,
+    /// As resolved: every field explicit.
+    pub config: RunConfig,
+    /// Sha-256 of the resolved configuration, hexadecimal.
+    pub config_digest: String,
+    pub num_parameters: u64,
+    /// Bytes of the whole training state.
+    pub state_bytes: u64,
+    pub moe_layers: Vec<MoeLayer>,
+    pub programs: Vec<ProgramSpec>,
+}
+
+/// One program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramSpec {
+    pub name: String,
+    /// Sha-256 of the HLO proto, hexadecimal.
+    pub hlo_digest: String,
+    pub inputs: Vec<PortSpec>,
+    pub outputs: Vec<PortSpec>,
+}
+
+/// One input or output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    pub name: String,
+    /// As HLO names it: `f32`, `bf16`, ..
+    pub dtype: String,
+    pub shape: Vec<usize>,
+    pub role: Role,
+    /// Of an output: the number of the input whose buffer it takes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alias: Option<usize>,
+}
+
+impl PortSpec {
+    pub(super) fn new(port: &Port) -> Self {
+        Self {
+            name: port.name.clone(),
+            dtype: port.ty.dtype.name().into(),
+            shape: port.ty.shape.clone(),
+            role: port.role,
+            alias: port.alias,
+        }
+    }
+
+    /// The tensor type, or `None` for an unknown element type or too many elements.
+    pub fn ty(&self) -> Option<TensorType> {
+        let ty = TensorType::new(DType::from_name(&self.dtype)?, self.shape.clone());
+        ty.checked_elements()?.checked_mul(ty.dtype.size_bytes())?;
+        Some(ty)
+    }
+}
+
+/// The capacity arithmetic of the sparse layers of one stack in one program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MoeLayer {
+    pub program: String,
+    /// The path in `op_name`, such as `encoder/block_1/moe`.
+    pub scope: String,
+    /// Sparse layers of this stack.
+    pub layers: usize,
+    pub groups: usize,
+    pub tokens_per_group: usize,
+    pub experts: usize,
+    pub experts_per_token: usize,
+    /// Slots per expert and group.
+    pub capacity: usize,
+    pub capacity_factor: f64,
+    /// `einsum` or `gather`.
+    pub dispatch: Dispatch,
+    pub d_model: usize,
+    /// Element type of expert inputs.
+    pub dtype: String,
+}
+
+/// The sparse layers of a program; `sequences` is its batch.
+pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
+    let model = &config.model;
+    let phase = if program == "train_step" { Phase::Train } else { Phase::Eval };
+    if program == "init" || model.moe.num_experts == 0 {
+        return vec![];
+    }
+    let sides = [(Side::Encoder, config.batch.input_length), (Side::Decoder, config.batch.target_length)];
+    sides
+        .into_iter()
+        .filter(|(side, _)| side.sparse_layers(model) > 0)
+        .map(|(side, length)| {
+            let sequences = config.batch.sequences_per_microbatch();
+            let shape = MoeShape::new(model, phase, sequences, length);
+            let capacity = &model.moe.capacity;
+            MoeLayer {
+                program: program.into(),
+                scope: format!("{}/block_{}/moe", side.name(), model.moe.sparse_offset()),
+                layers: side.sparse_layers(model),
+                groups: shape.groups,
+                tokens_per_group: shape.tokens,
+                experts: shape.experts,
+                experts_per_token: shape.choices,
+                capacity: shape.capacity,
+                capacity_factor: match phase {
+                    Phase::Train => capacity.train_factor,
+                    Phase::Eval => capacity.eval_factor,
+                },
+                dispatch: model.moe.dispatch,
+                d_model: shape.width,
+                dtype: match model.compute_dtype {
+                    ComputeDtype::Float32 => DType::F32.name().into(),
+                    ComputeDtype::Bfloat16 => DType::Bf16.name().into(),
+                },
+            }
+        })
+        .collect()
+}
+
+impl ProgramSpec {
+    /// The inputs that are state.
+    pub fn state_inputs(&self) -> impl Iterator<Item = &PortSpec> {
+        self.inputs.iter().filter(|port| port.role == Role::State)
+    }
+
+    /// The outputs that are state.
+    pub fn state_outputs(&self) -> impl Iterator<Item = &PortSpec> {
+        self.outputs.iter().filter(|port| port.role == Role::State)
+    }
+}
+
+impl Manifest {
+    /// The tensors of the sparse layers of a program, as the capacity arithmetic asks for them.
+    pub fn expected_shapes(&self, program: &str) -> Vec<ExpectedShape> {
+        self.moe_layers
+            .iter()
+            .filter(|layer| layer.program == program)
+            .flat_map(MoeLayer::expected_shapes)
+            .collect()
+    }
+}
+
+impl MoeLayer {
+    fn expected_shapes(&self) -> Vec<ExpectedShape> {
+        let [g, s, e, c] = [self.groups, self.tokens_per_group, self.experts, self.capacity];
+        let dtype = DType::from_name(&self.dtype).unwrap_or(DType::F32);
+        let expect = |role: &str, shape: Vec<usize>, dtype: DType| ExpectedShape {
+            scope: self.scope.clone(),
+            role: role.into(),
+            shape,
+            dtype,
+        };
+        let mut shapes = vec![expect("router_logits", vec![g, s, e], DType::F32)];
+        match self.dispatch {
+            Dispatch::Einsum => {
+                shapes.push(expect("dispatch/dispatch_mask", vec![g, s, e, c], dtype));
+                shapes.push(expect("dispatch/combine_weights", vec![g, s, e, c], DType::F32));
+                shapes.push(expect("dispatch/expert_inputs", vec![e, g, c, self.d_model], dtype));
+            }
+            Dispatch::Gather => {
+                let slots = e.saturating_mul(g).saturating_mul(c);
+                shapes.push(expect("dispatch/token_of_slot", vec![slots], DType::S32));
+                let choices = vec![g.saturating_mul(s), self.experts_per_token];
+                shapes.push(expect("dispatch/slot_of_token", choices, DType::S32));
+                shapes.push(expect("dispatch/expert_inputs", vec![slots, self.d_model], dtype));
+            }
+        }
+        shapes
+    }
+}

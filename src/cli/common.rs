@@ -1,0 +1,85 @@
+//! What several subcommands share: reading configurations, artifacts and checkpoints.
+
+use crate::artifact::{self, Artifact};
+use crate::checkpoint::{Checkpoint, TensorFile};
+use crate::config::RunConfig;
+use crate::train::Session;
+use anyhow::{Context, bail};
+use std::path::{Path, PathBuf};
+
+/// A configuration and its overrides.
+#[derive(clap::Args)]
+pub struct ConfigArgs {
+    /// Configuration file, such as graphs/demo.json.
+    config: PathBuf,
+    /// Override a field, such as `model.moe.num_experts=16` (may be given several times).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+impl ConfigArgs {
+    pub fn load(&self) -> anyhow::Result<RunConfig> {
+        Ok(RunConfig::load_with(&self.config, &self.overrides)?)
+    }
+}
+
+/// A configuration with overrides, or an artifact as it is.
+#[derive(clap::Args)]
+pub struct SourceArgs {
+    /// Configuration file, or artifact folder written by `compile`.
+    source: PathBuf,
+    /// Override a field of a configuration (may be given several times).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+}
+
+impl SourceArgs {
+    /// The artifact, compiled here where the source is a configuration.
+    pub fn artifact(&self) -> anyhow::Result<Artifact> {
+        if !self.source.is_dir() {
+            return compile(&RunConfig::load_with(&self.source, &self.overrides)?, &[]);
+        }
+        if !self.overrides.is_empty() {
+            bail!("--set changes a configuration; `{}` is compiled already", self.source.display());
+        }
+        Artifact::read(&self.source).context("the artifact cannot be used")
+    }
+}
+
+/// Compiles these programs, or all where none is named.
+pub fn compile(config: &RunConfig, programs: &[String]) -> anyhow::Result<Artifact> {
+    let names: Vec<&str> = programs.iter().map(String::as_str).collect();
+    let compiled = match names.is_empty() {
+        true => artifact::compile(config),
+        false => artifact::compile_programs(config, &names),
+    };
+    Ok(compiled?)
+}
+
+/// Puts tensors of a checkpoint into the state of a session: those that `wanted` names.
+pub fn restore(session: &mut Session, checkpoint: &TensorFile, wanted: &[String]) -> anyhow::Result<()> {
+    let layout = session.state_layout();
+    let needed: Vec<_> = layout.into_iter().filter(|(name, _)| wanted.contains(name)).collect();
+    for (name, ty) in &needed {
+        let value = checkpoint.tensor(name)?;
+        if value.ty() != ty {
+            let path = checkpoint.path().display();
+            bail!(
+                "`{path}`: tensor `{name}` must be {ty}, found {}; give the configuration of that run",
+                value.ty()
+            );
+        }
+        session.set_state(name, &value)?;
+    }
+    Ok(())
+}
+
+/// Opens the newest checkpoint of a run folder, or the checkpoint file itself.
+pub fn open_checkpoint(path: &Path) -> anyhow::Result<Checkpoint> {
+    if path.is_file() {
+        return Ok(Checkpoint::open(path)?);
+    }
+    let folder = if path.join("checkpoints").is_dir() { path.join("checkpoints") } else { path.into() };
+    let latest = crate::checkpoint::latest(&folder)?;
+    latest.checkpoint.with_context(|| format!("`{}` holds no checkpoint", folder.display()))
+}

@@ -1,0 +1,35 @@
+//! `compile`: a configuration to an artifact folder.
+
+use super::{Devices, Needs, common};
+use anyhow::Context;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+pub const NEEDS: Needs = Needs::Nothing;
+
+/// Compile a configuration to HLO: one folder with every program and a manifest.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: common::ConfigArgs,
+    /// Folder to write.
+    #[arg(short, long)]
+    out: PathBuf,
+    /// Compile only this program (may be given several times).
+    #[arg(long = "program", value_name = "NAME")]
+    programs: Vec<String>,
+}
+
+pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
+    let config = args.config.load()?;
+    let artifact = common::compile(&config, &args.programs)?;
+    artifact.write(&args.out).context("the artifact could not be written")?;
+    let manifest = &artifact.manifest;
+    println!("{}: {} parameters", config.name, manifest.num_parameters);
+    for (spec, module) in manifest.programs.iter().zip(&artifact.modules) {
+        let instructions: usize = module.computations.iter().map(|c| c.instructions.len()).sum();
+        println!("  {:<12} {instructions:>7} instructions", spec.name);
+    }
+    println!("written to {}", args.out.display());
+    Ok(ExitCode::SUCCESS)
+}

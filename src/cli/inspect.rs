@@ -1,0 +1,105 @@
+//! `inspect`: what is in an artifact or an HLO file.
+
+use super::{Devices, Needs};
+use crate::artifact::Artifact;
+use crate::hlo;
+use crate::inspect::{self, CheckOutcome, Report};
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+pub const NEEDS: Needs = Needs::Nothing;
+const FAILED: u8 = 1;
+const UNREADABLE: u8 = 2;
+
+/// Inspect an artifact or an HLO module: shapes, aliases, FLOPs, bytes.
+///
+/// Exit status: 0 when every check holds, 1 when one fails, 2 when the input cannot be read.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Artifact folder, `.hlo.pb` or `.hlo.txt` file.
+    path: PathBuf,
+    /// Only this program of an artifact.
+    #[arg(long, value_name = "NAME")]
+    program: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One module with its checks.
+#[derive(serde::Serialize)]
+struct Inspected {
+    #[serde(flatten)]
+    report: Report,
+    /// Dispatch and combine tensors against the capacity arithmetic of the manifest.
+    shape_checks: Vec<CheckOutcome>,
+    /// Checks that failed, in words.
+    failures: Vec<String>,
+}
+
+pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
+    let inspected = match read(&args) {
+        Ok(inspected) => inspected,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Ok(ExitCode::from(UNREADABLE));
+        }
+    };
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&inspected)?);
+    } else {
+        inspected.iter().for_each(print);
+    }
+    let failed = inspected.iter().any(|i| !i.failures.is_empty());
+    Ok(if failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
+}
+
+fn read(args: &Args) -> anyhow::Result<Vec<Inspected>> {
+    if args.path.is_dir() {
+        return read_artifact(&args.path, args.program.as_deref());
+    }
+    let name = args.path.display();
+    let bytes = std::fs::read(&args.path).with_context(|| format!("cannot read `{name}`"))?;
+    let module = hlo::read_module(&bytes).with_context(|| format!("`{name}` is not an HLO module"))?;
+    let report = inspect::inspect(&module).with_context(|| format!("`{name}` is malformed"))?;
+    Ok(vec![Inspected::new(report, vec![])])
+}
+
+fn read_artifact(folder: &Path, program: Option<&str>) -> anyhow::Result<Vec<Inspected>> {
+    let artifact = Artifact::read(folder)?;
+    let names: Vec<&str> = artifact.manifest.programs.iter().map(|p| p.name.as_str()).collect();
+    let wanted: Vec<&str> = names.iter().copied().filter(|n| program.is_none_or(|p| p == *n)).collect();
+    if wanted.is_empty() {
+        anyhow::bail!("no program `{}`; the artifact has {}", program.unwrap_or_default(), names.join(", "));
+    }
+    let inspect_one = |name: &&str| {
+        let (_, module) = artifact.program(name).context("internal: a program vanished")?;
+        let report = inspect::inspect(module).with_context(|| format!("program `{name}` is malformed"))?;
+        let expected = artifact.manifest.expected_shapes(name);
+        Ok(Inspected::new(report, inspect::check_moe(module, &expected)))
+    };
+    wanted.iter().map(inspect_one).collect()
+}
+
+impl Inspected {
+    fn new(report: Report, shape_checks: Vec<CheckOutcome>) -> Self {
+        let mut failures = report.failures();
+        for check in shape_checks.iter().filter(|c| !c.ok) {
+            let found = if check.found.is_empty() { "nothing".into() } else { check.found.join(", ") };
+            failures.push(format!("{} must be {}, found {found}", check.path, check.expected));
+        }
+        Self { report, shape_checks, failures }
+    }
+}
+
+fn print(inspected: &Inspected) {
+    println!("{}", inspect::render(&inspected.report));
+    for check in &inspected.shape_checks {
+        let mark = if check.ok { "ok  " } else { "FAIL" };
+        println!("{mark} {} {}", check.path, check.expected);
+    }
+    for failure in &inspected.failures {
+        println!("FAIL {failure}");
+    }
+}

@@ -1,0 +1,47 @@
+//! Hands a command over to the program that has the XLA library linked in.
+
+use crate::runtime::{RuntimeError, native};
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const PROGRAM: &str = "switchyard-cpu";
+const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+
+/// Becomes `switchyard-cpu` with the same arguments. Returns only if that is not possible, with the reason.
+///
+/// The library files are looked at first: the system's own message for a missing one names no cure.
+pub fn device_program() -> RuntimeError {
+    let (program, folder) = match find() {
+        Ok(found) => found,
+        Err(error) => return error,
+    };
+    let mut command = Command::new(&program);
+    command.args(std::env::args_os().skip(1));
+    if std::env::var_os(native::RUNTIME_VARIABLE).is_some() {
+        command.env(LIBRARY_PATH, library_path(&folder));
+    }
+    let error = command.exec();
+    RuntimeError::Program { path: program, problem: format!("cannot be started ({error})") }
+}
+
+/// The program and the folder of its libraries.
+fn find() -> Result<(PathBuf, PathBuf), RuntimeError> {
+    native::libraries()?;
+    let here = std::env::current_exe().unwrap_or_default();
+    let program = here.with_file_name(PROGRAM);
+    if !program.is_file() {
+        let problem = "is missing; it belongs beside `switchyard`".to_owned();
+        return Err(RuntimeError::Program { path: program, problem });
+    }
+    Ok((program, native::library_folder()?))
+}
+
+/// `folder` before whatever the user has set.
+fn library_path(folder: &Path) -> OsString {
+    let before = std::env::var_os(LIBRARY_PATH).unwrap_or_default();
+    let rest = std::env::split_paths(&before).filter(|path| !path.as_os_str().is_empty());
+    let all = std::iter::once(folder.to_owned()).chain(rest);
+    std::env::join_paths(all).unwrap_or_else(|_| folder.as_os_str().to_owned())
+}

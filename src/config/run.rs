@@ -1,0 +1,143 @@
+//! The whole configuration of a run.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::data::DataConfig;
+use super::error::ConfigError;
+use super::model::ModelConfig;
+use super::moe::Groups;
+use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
+use super::{json, overrides, schema};
+
+/// All that a run needs to know; the same value gives the same programs, byte for byte.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RunConfig {
+    /// Short name of the run or preset.
+    pub name: String,
+    /// Free text; nothing reads it.
+    pub description: Option<String>,
+    /// The network.
+    pub model: ModelConfig,
+    /// Shape of a batch.
+    pub batch: BatchConfig,
+    /// The token loss.
+    pub loss: LossConfig,
+    /// The update rule.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate by step.
+    pub schedule: Schedule,
+    /// What is learnt from.
+    pub data: DataConfig,
+    /// Seed of initialisation, dropout, jitter and shuffling.
+    pub seed: u64,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            name: "unnamed".to_owned(),
+            description: None,
+            model: ModelConfig::default(),
+            batch: BatchConfig::default(),
+            loss: LossConfig::default(),
+            optimizer: OptimizerConfig::default(),
+            schedule: Schedule::default(),
+            data: DataConfig::default(),
+            seed: 0,
+        }
+    }
+}
+
+/// No configuration is longer; reading stops here, so a device file cannot fill the memory.
+const FILE_LIMIT_BYTES: u64 = 4 << 20;
+
+impl RunConfig {
+    /// Reads JSON text; the result is resolved and validated.
+    ///
+    /// Errors: [`ConfigError`] with the path of the field at fault.
+    pub fn from_json(text: &str) -> Result<Self, ConfigError> {
+        Self::from_tree(&json::parse(text).map_err(ConfigError::Syntax)?)
+    }
+
+    /// Reads a file of at most 4 MiB.
+    ///
+    /// Errors: as [`from_json`](Self::from_json), and files that cannot be read.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        Self::load_with(path, &[])
+    }
+
+    /// Reads a file and applies `path.to.field=value` settings before anything is resolved or validated.
+    ///
+    /// Values are JSON, or strings where they are not JSON. Settings of a `kind` come first and drop the other
+    /// fields of that object, which belong to the old kind.
+    ///
+    /// Errors: as [`load`](Self::load), and [`ConfigError::Override`] for settings that cannot be read.
+    pub fn load_with(path: impl AsRef<Path>, overrides: &[String]) -> Result<Self, ConfigError> {
+        let mut tree = json::parse(&read(path.as_ref())?).map_err(ConfigError::Syntax)?;
+        overrides::apply(&mut tree, overrides)?;
+        Self::from_tree(&tree)
+    }
+
+    fn from_tree(tree: &Value) -> Result<Self, ConfigError> {
+        schema::check_keys(tree)?;
+        schema::typed::<Self>(tree)?.resolved()
+    }
+
+    /// Fills what follows from other fields (decoder length, place and width of experts), then validates.
+    ///
+    /// Errors: as [`validate`](Self::validate).
+    pub fn resolved(mut self) -> Result<Self, ConfigError> {
+        let moe = &mut self.model.moe;
+        moe.offset = Some(moe.sparse_offset());
+        moe.d_ff = Some(moe.d_ff.unwrap_or(self.model.d_ff));
+        if self.batch.target_length == 0 {
+            self.batch.target_length = self.data.objective.exact_target_length(self.batch.input_length);
+        }
+        self.validate()?;
+        Ok(self)
+    }
+
+    /// The configuration as indented JSON that names every field, in the order of declaration; ends with a newline.
+    ///
+    /// A resolved configuration reads back as the same value.
+    pub fn to_json(&self) -> String {
+        // Only maps with keys that are not strings fail to print, and there are none.
+        let text = serde_json::to_string_pretty(self)
+            .unwrap_or_else(|error| unreachable!("internal: a config does not print: {error}"));
+        text + "\n"
+    }
+
+    /// SHA-256 of [`to_json`](Self::to_json), 64 hexadecimal digits.
+    pub fn digest(&self) -> String {
+        let bytes = Sha256::digest(self.to_json().as_bytes());
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Groups of one microbatch in the encoder's sparse layers (or a decoder-only model's).
+    pub fn input_groups(&self) -> Groups {
+        self.model.moe.groups(self.batch.sequences_per_microbatch(), self.batch.input_length)
+    }
+
+    /// Groups of one microbatch in the decoder's sparse layers.
+    pub fn target_groups(&self) -> Groups {
+        self.model.moe.groups(self.batch.sequences_per_microbatch(), self.batch.target_length)
+    }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let failed = |source| ConfigError::Read { path: path.to_owned(), source };
+    let mut text = String::new();
+    let file = File::open(path).map_err(failed)?;
+    let length = file.take(FILE_LIMIT_BYTES + 1).read_to_string(&mut text).map_err(failed)?;
+    if length as u64 > FILE_LIMIT_BYTES {
+        return Err(ConfigError::TooLong { path: path.to_owned(), limit_bytes: FILE_LIMIT_BYTES });
+    }
+    Ok(text)
+}

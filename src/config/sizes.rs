@@ -1,0 +1,122 @@
+//! Element counts of the largest tensors, before any is described.
+
+use super::error::ConfigError;
+use super::model::Architecture;
+use super::moe::Dispatch;
+use super::run::RunConfig;
+
+/// With a byte size of at most 8 and at most 2^12 layers, every later product stays below 2^63.
+const MAX_ELEMENTS: u128 = 1 << 48;
+
+/// Slots are numbered by `s32`.
+const MAX_SLOTS: u128 = 1 << 31;
+
+struct Tensor<'a> {
+    path: &'static str,
+    name: &'static str,
+    dims: &'a [usize],
+    fields: &'static str,
+    limit: u128,
+}
+
+/// Refuses the first tensor with more elements than can be counted later; wants fields within their ranges.
+pub(super) fn check(config: &RunConfig) -> Result<(), ConfigError> {
+    weights(config)?;
+    activations(config)?;
+    experts(config)
+}
+
+fn weights(config: &RunConfig) -> Result<(), ConfigError> {
+    let model = &config.model;
+    let layers = model.num_encoder_layers.max(model.num_decoder_layers);
+    elements("model.vocab_size", "the embedding", &[model.vocab_size, model.d_model], "vocab_size, d_model")?;
+    let attention = [layers, model.d_model, model.num_heads, model.d_kv];
+    elements("model.d_model", "a stack's attention weight", &attention, "layers, d_model, num_heads, d_kv")?;
+    let feed_forward = [layers, model.d_model, model.d_ff];
+    elements("model.d_ff", "a stack's feed-forward weight", &feed_forward, "layers, d_model, d_ff")?;
+    let experts = [layers, model.moe.num_experts, model.d_model, model.expert_d_ff()];
+    let fields = "layers, moe.num_experts, d_model, moe.d_ff";
+    elements("model.moe.num_experts", "a stack's expert weight", &experts, fields)
+}
+
+fn activations(config: &RunConfig) -> Result<(), ConfigError> {
+    let (model, batch) = (&config.model, &config.batch);
+    let sequences = batch.sequences_per_microbatch();
+    let length = batch.input_length.max(batch.target_length);
+    let scores = [sequences, model.num_heads, length, length];
+    elements(
+        "batch.input_length",
+        "attention scores",
+        &scores,
+        "sequences, num_heads, the longer length (twice)",
+    )?;
+    let widest = model.d_ff.max(model.d_model).max(model.attention_width());
+    let fields = "sequences, the longer length, d_ff or d_model or num_heads x d_kv";
+    elements("batch.sequences", "a hidden activation", &[sequences, length, widest], fields)?;
+    let logits = [sequences, batch.target_length, model.vocab_size];
+    elements("batch.target_length", "output logits", &logits, "sequences, target_length, vocab_size")
+}
+
+/// Buffers and masks of the sparse layers, in training and in evaluation, of both stacks.
+fn experts(config: &RunConfig) -> Result<(), ConfigError> {
+    let moe = &config.model.moe;
+    if moe.num_experts == 0 {
+        return Ok(());
+    }
+    let stacks = match config.model.architecture {
+        Architecture::EncoderDecoder => vec![config.input_groups(), config.target_groups()],
+        Architecture::DecoderOnly => vec![config.input_groups()],
+    };
+    for (groups, train) in stacks.into_iter().flat_map(|groups| [(groups, true), (groups, false)]) {
+        let capacity = moe.capacity_for(groups.tokens_per_group, train);
+        let path = if train { "model.moe.capacity.train_factor" } else { "model.moe.capacity.eval_factor" };
+        let fields = "groups, moe.num_experts, capacity";
+        let dims = [groups.num_groups, moe.num_experts, capacity];
+        bounded(Tensor {
+            path,
+            name: "the table of expert slots",
+            dims: &dims,
+            fields,
+            limit: MAX_SLOTS - 1,
+        })?;
+        let width = config.model.expert_d_ff().max(config.model.d_model);
+        let buffer = [groups.num_groups, moe.num_experts, capacity, width];
+        elements(
+            path,
+            "the experts' activation",
+            &buffer,
+            "groups, moe.num_experts, capacity, moe.d_ff or d_model",
+        )?;
+        if moe.dispatch == Dispatch::Einsum {
+            let mask = [groups.num_groups, groups.tokens_per_group, moe.num_experts, capacity];
+            elements(path, "a dispatch mask", &mask, "groups, tokens per group, moe.num_experts, capacity")?;
+        }
+    }
+    Ok(())
+}
+
+fn elements(
+    path: &'static str,
+    name: &'static str,
+    dims: &[usize],
+    fields: &'static str,
+) -> Result<(), ConfigError> {
+    bounded(Tensor { path, name, dims, fields, limit: MAX_ELEMENTS })
+}
+
+fn bounded(tensor: Tensor<'_>) -> Result<(), ConfigError> {
+    // Dimensions are below 2^32 and there are at most 4 of them.
+    let elements = tensor.dims.iter().fold(1_u128, |all, dim| all.saturating_mul(*dim as u128));
+    if elements <= tensor.limit {
+        return Ok(());
+    }
+    let dims: Vec<String> = tensor.dims.iter().map(usize::to_string).collect();
+    Err(ConfigError::TooLarge {
+        path: tensor.path,
+        tensor: tensor.name,
+        dims: dims.join(" x "),
+        elements,
+        limit: tensor.limit,
+        fields: tensor.fields,
+    })
+}

@@ -1,0 +1,358 @@
+//! Refuses values that no program can be built from.
+//!
+//! Counts are bounded so that no later product of a few of them leaves `usize`; `sizes` bounds whole tensors.
+
+use std::fmt::Debug;
+use std::ops::RangeInclusive;
+
+use super::data::{
+    BYTES_VOCABULARY, DataConfig, NUM_SENTINELS, Objective, TokenizerSpec, span_corruption_lengths,
+};
+use super::error::{ConfigError, shortened};
+use super::model::{Architecture, ModelConfig};
+use super::moe::{Exploration, Group, MoeConfig, Router};
+use super::run::RunConfig;
+use super::sizes;
+use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
+
+/// XLA indices and step counters here are `s32`.
+const S32_MAX: usize = i32::MAX as usize;
+const MAX_LAYERS: usize = 1 << 12;
+const MAX_WIDTH: usize = 1 << 24;
+
+type Checked = Result<(), ConfigError>;
+
+impl RunConfig {
+    /// Checks every field, then the sizes of all tensors; the first fault is returned.
+    ///
+    /// Errors: [`ConfigError::Value`] and [`ConfigError::TooLarge`].
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        name(&self.name)?;
+        model(&self.model)?;
+        batch(&self.batch)?;
+        loss(&self.loss)?;
+        optimizer(&self.optimizer)?;
+        schedule(&self.schedule)?;
+        data(&self.data)?;
+        objective(self)?;
+        vocabulary(self)?;
+        groups(self)?;
+        sizes::check(self)
+    }
+}
+
+fn name(name: &str) -> Checked {
+    let known = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let fits =
+        name.len() <= 100 && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(known);
+    require(
+        fits,
+        "name",
+        name,
+        "1 to 100 letters, digits, dots, dashes and underscores, a letter or digit first",
+        "demo",
+    )
+}
+
+fn model(model: &ModelConfig) -> Checked {
+    count("model.vocab_size", model.vocab_size, 2..=MAX_WIDTH, 32128)?;
+    count("model.d_model", model.d_model, 1..=MAX_WIDTH, 512)?;
+    count("model.d_ff", model.d_ff, 1..=MAX_WIDTH, 2048)?;
+    count("model.d_kv", model.d_kv, 1..=1 << 16, 64)?;
+    count("model.num_heads", model.num_heads, 1..=1 << 16, 8)?;
+    layers(model)?;
+    positions(model)?;
+    positive("model.norm_epsilon", model.norm_epsilon, 1e-6)?;
+    rate("model.dropout", model.dropout, 0.1)?;
+    positive("model.init_scale", model.init_scale, 0.1)?;
+    moe(&model.moe)?;
+    sparse_runs(model)
+}
+
+fn layers(model: &ModelConfig) -> Checked {
+    count("model.num_decoder_layers", model.num_decoder_layers, 1..=MAX_LAYERS, 4)?;
+    let path = "model.num_encoder_layers";
+    match model.architecture {
+        Architecture::EncoderDecoder => count(path, model.num_encoder_layers, 1..=MAX_LAYERS, 4),
+        Architecture::DecoderOnly => require(
+            model.num_encoder_layers == 0,
+            path,
+            model.num_encoder_layers,
+            "0 in a decoder_only model",
+            0,
+        ),
+    }
+}
+
+fn positions(model: &ModelConfig) -> Checked {
+    let (buckets, path) = (model.positions.num_buckets, "model.positions.num_buckets");
+    count(path, buckets, 4..=1 << 16, 32)?;
+    require(
+        buckets.is_multiple_of(2),
+        path,
+        buckets,
+        "an even number: the encoder halves it by direction",
+        buckets + 1,
+    )?;
+    // The logarithmic half of the decoder's buckets lies between num_buckets / 2 and the distance.
+    count(
+        "model.positions.max_distance",
+        model.positions.max_distance,
+        buckets / 2 + 1..=S32_MAX,
+        buckets * 4,
+    )
+}
+
+fn moe(moe: &MoeConfig) -> Checked {
+    count("model.moe.num_experts", moe.num_experts, 0..=1 << 20, 8)?;
+    count("model.moe.every", moe.every, 1..=MAX_LAYERS, 2)?;
+    if let Some(offset) = moe.offset {
+        count("model.moe.offset", offset, 0..=moe.every - 1, moe.every - 1)?;
+    }
+    if let Some(d_ff) = moe.d_ff {
+        count("model.moe.d_ff", d_ff, 1..=MAX_WIDTH, 2048)?;
+    }
+    let Router::Switch { exploration } = moe.router;
+    if let Exploration::InputJitter { epsilon } = exploration {
+        rate("model.moe.router.exploration.epsilon", epsilon, 0.01)?;
+    }
+    positive("model.moe.capacity.train_factor", moe.capacity.train_factor, 1.25)?;
+    positive("model.moe.capacity.eval_factor", moe.capacity.eval_factor, 2.0)?;
+    count("model.moe.capacity.minimum", moe.capacity.minimum, 1..=S32_MAX, 4)?;
+    count("model.moe.capacity.multiple", moe.capacity.multiple, 1..=1 << 20, 8)?;
+    if let Group::Tokens(tokens) = moe.group {
+        count("model.moe.group.tokens", tokens, 1..=S32_MAX, 4096)?;
+    }
+    rate("model.moe.expert_dropout", moe.expert_dropout, 0.4)?;
+    weight("model.moe.load_balancing_coef", moe.load_balancing_coef, 0.01)?;
+    weight("model.moe.z_loss_coef", moe.z_loss_coef, 0.001)
+}
+
+/// Stacks are whole runs of `every` blocks, each with its sparse one, so that a run can be the body of a scan.
+fn sparse_runs(model: &ModelConfig) -> Checked {
+    if model.moe.num_experts == 0 {
+        return Ok(());
+    }
+    let every = model.moe.every;
+    let stacks = [
+        ("model.num_encoder_layers", model.num_encoder_layers),
+        ("model.num_decoder_layers", model.num_decoder_layers),
+    ];
+    stacks.into_iter().try_for_each(|(path, layers)| {
+        let expected =
+            format!("a multiple of model.moe.every = {every}, so that each run has its sparse block");
+        require(layers.is_multiple_of(every), path, layers, &expected, layers.next_multiple_of(every))
+    })
+}
+
+fn batch(batch: &BatchConfig) -> Checked {
+    count("batch.sequences", batch.sequences, 1..=MAX_WIDTH, 16)?;
+    count("batch.input_length", batch.input_length, 1..=MAX_WIDTH, 128)?;
+    count("batch.target_length", batch.target_length, 1..=MAX_WIDTH, 128)?;
+    count("batch.accumulation", batch.accumulation, 1..=batch.sequences, 1)?;
+    let divides = batch.sequences.is_multiple_of(batch.accumulation);
+    let expected = format!("a divisor of batch.sequences = {}", batch.sequences);
+    let near = (1..=batch.accumulation).rev().find(|count| batch.sequences.is_multiple_of(*count));
+    require(divides, "batch.accumulation", batch.accumulation, &expected, near.unwrap_or(1))?;
+    let longest = batch.input_length.max(batch.target_length);
+    let most = S32_MAX / longest;
+    let expected = format!("at most {most}, so that {longest} tokens each are indexed by s32");
+    require(batch.sequences <= most, "batch.sequences", batch.sequences, &expected, most)
+}
+
+fn loss(loss: &LossConfig) -> Checked {
+    weight("loss.z_loss", loss.z_loss, 1e-4)?;
+    rate("loss.label_smoothing", loss.label_smoothing, 0.1)
+}
+
+fn optimizer(optimizer: &OptimizerConfig) -> Checked {
+    let clip = match *optimizer {
+        OptimizerConfig::Adafactor {
+            decay_exponent,
+            epsilon1,
+            epsilon2,
+            clip_threshold,
+            min_dim_size_to_factor,
+            multiply_by_parameter_scale: _,
+            beta1,
+            weight_decay,
+            clip_global_norm,
+        } => {
+            positive("optimizer.decay_exponent", decay_exponent, 0.8)?;
+            positive("optimizer.epsilon1", epsilon1, 1e-30)?;
+            positive("optimizer.epsilon2", epsilon2, 1e-3)?;
+            positive("optimizer.clip_threshold", clip_threshold, 1.0)?;
+            count("optimizer.min_dim_size_to_factor", min_dim_size_to_factor, 1..=S32_MAX, 128)?;
+            beta1.map_or(Ok(()), |beta1| rate("optimizer.beta1", beta1, 0.9))?;
+            weight("optimizer.weight_decay", weight_decay, 0.01)?;
+            clip_global_norm
+        }
+        OptimizerConfig::AdamW { beta1, beta2, epsilon, weight_decay, clip_global_norm } => {
+            rate("optimizer.beta1", beta1, 0.9)?;
+            rate("optimizer.beta2", beta2, 0.999)?;
+            positive("optimizer.epsilon", epsilon, 1e-8)?;
+            weight("optimizer.weight_decay", weight_decay, 0.01)?;
+            clip_global_norm
+        }
+    };
+    clip.map_or(Ok(()), |norm| positive("optimizer.clip_global_norm", norm, 1.0))
+}
+
+fn schedule(schedule: &Schedule) -> Checked {
+    match *schedule {
+        Schedule::InverseSquareRoot { base, warmup_steps } => {
+            weight("schedule.base", base, 1.0)?;
+            steps("schedule.warmup_steps", warmup_steps, 1, 10_000)
+        }
+        Schedule::Cosine { peak, warmup_steps, total_steps, final_fraction } => {
+            weight("schedule.peak", peak, 1e-3)?;
+            steps("schedule.warmup_steps", warmup_steps, 0, 100)?;
+            let after = warmup_steps + 1;
+            steps("schedule.total_steps", total_steps, after, warmup_steps.saturating_mul(10).max(after))?;
+            let fits = (0.0..=1.0).contains(&final_fraction);
+            require(fits, "schedule.final_fraction", final_fraction, "a number from 0 to 1", 0.1)
+        }
+        Schedule::Constant { rate, warmup_steps } => {
+            weight("schedule.rate", rate, 1e-3)?;
+            steps("schedule.warmup_steps", warmup_steps, 0, 100)
+        }
+    }
+}
+
+fn data(data: &DataConfig) -> Checked {
+    count("data.shuffle_examples", data.shuffle_examples, 1..=MAX_WIDTH, 1024)?;
+    rate("data.held_out", data.held_out, 0.05)?;
+    match &data.tokenizer {
+        TokenizerSpec::Bytes => Ok(()),
+        TokenizerSpec::HuggingFace { path } => {
+            require(!path.is_empty(), "data.tokenizer.path", path, "the path of a file", "tokenizer.json")
+        }
+    }
+}
+
+/// The objective fits the architecture and the lengths of rows.
+fn objective(config: &RunConfig) -> Checked {
+    match (config.data.objective, config.model.architecture) {
+        (Objective::Causal, Architecture::DecoderOnly) => {
+            let BatchConfig { input_length, target_length, .. } = config.batch;
+            let expected = format!("batch.input_length = {input_length}: each token predicts the next");
+            require(
+                target_length == input_length,
+                "batch.target_length",
+                target_length,
+                &expected,
+                input_length,
+            )
+        }
+        (Objective::SpanCorruption { noise_density, mean_span_length }, Architecture::EncoderDecoder) => {
+            spans(config, noise_density, mean_span_length)
+        }
+        (Objective::Causal, Architecture::EncoderDecoder) => {
+            let expected = "span_corruption, since model.architecture is encoder_decoder";
+            require(false, "data.objective.kind", "causal", expected, "span_corruption")
+        }
+        (Objective::SpanCorruption { .. }, Architecture::DecoderOnly) => {
+            let expected = "causal, since model.architecture is decoder_only";
+            require(false, "data.objective.kind", "span_corruption", expected, "causal")
+        }
+    }
+}
+
+fn spans(config: &RunConfig, density: f64, mean: f64) -> Checked {
+    let path = "data.objective.noise_density";
+    require(density > 0.0 && density < 1.0, path, density, "a number above 0 and below 1", 0.15)?;
+    let mean_path = "data.objective.mean_span_length";
+    require((1.0..=1e6).contains(&mean), mean_path, mean, "a number from 1 to 1000000", 3.0)?;
+    let BatchConfig { input_length, target_length, .. } = config.batch;
+    count("batch.input_length", input_length, 3..=MAX_WIDTH, 128)?;
+    let exact = span_corruption_lengths(input_length, density, mean);
+    let kept = exact.tokens.saturating_sub(exact.noise_tokens);
+    let expected =
+        format!("fewer replaced tokens: {} spans need as many kept tokens, not {kept}", exact.spans);
+    require(exact.spans <= kept, path, density, &expected, 0.15)?;
+    let expected =
+        format!("at least {}, which span corruption fills from {input_length} inputs", exact.targets);
+    require(target_length >= exact.targets, "batch.target_length", target_length, &expected, exact.targets)?;
+    let enough = config.data.tokenizer != TokenizerSpec::Bytes || exact.spans <= NUM_SENTINELS;
+    let expected = format!("longer spans: {} of them need more than {NUM_SENTINELS} sentinels", exact.spans);
+    require(enough, mean_path, mean, &expected, mean_for_sentinels(input_length, density, exact.noise_tokens))
+}
+
+/// A whole mean length with which the sentinels suffice.
+fn mean_for_sentinels(input_length: usize, density: f64, noise_tokens: usize) -> f64 {
+    let first = noise_tokens.div_ceil(NUM_SENTINELS) as f64;
+    // Longer spans leave room for more text, so the first guess can just fail.
+    let guesses = (0..64).map(|power| first * 1.25_f64.powi(power)).map(f64::ceil);
+    let fits = |mean: &f64| span_corruption_lengths(input_length, density, *mean).spans <= NUM_SENTINELS;
+    guesses.into_iter().find(fits).unwrap_or(first)
+}
+
+fn vocabulary(config: &RunConfig) -> Checked {
+    let found = config.model.vocab_size;
+    let enough = config.data.tokenizer != TokenizerSpec::Bytes || found >= BYTES_VOCABULARY;
+    let expected =
+        format!("at least {BYTES_VOCABULARY}: 3 special ids, 256 bytes, {NUM_SENTINELS} sentinels");
+    require(enough, "model.vocab_size", found, &expected, BYTES_VOCABULARY.next_multiple_of(128))
+}
+
+/// Groups of so many tokens exist: a batch without a divisor near the limit would fall into tiny ones.
+fn groups(config: &RunConfig) -> Checked {
+    let Group::Tokens(limit) = config.model.moe.group else { return Ok(()) };
+    if config.model.moe.num_experts == 0 {
+        return Ok(());
+    }
+    let sequences = config.batch.sequences_per_microbatch();
+    let rows = match config.model.architecture {
+        Architecture::EncoderDecoder => vec![config.batch.input_length, config.batch.target_length],
+        Architecture::DecoderOnly => vec![config.batch.input_length],
+    };
+    rows.into_iter().try_for_each(|length| {
+        let tokens = sequences * length;
+        let size = config.model.moe.groups(sequences, length).tokens_per_group;
+        let near = size >= limit.div_ceil(2) || size == tokens;
+        let expected = format!(
+            "a size near a divisor of the {tokens} tokens ({sequences} x {length}) of a microbatch, \
+             whose largest divisor up to it is {size}"
+        );
+        require(near, "model.moe.group.tokens", limit, &expected, size.max(length))
+    })
+}
+
+fn count(path: &str, found: usize, allowed: RangeInclusive<usize>, example: usize) -> Checked {
+    let expected = format!("a whole number from {} to {}", allowed.start(), allowed.end());
+    require(allowed.contains(&found), path, found, &expected, example.clamp(*allowed.start(), *allowed.end()))
+}
+
+fn steps(path: &str, found: u64, least: u64, example: u64) -> Checked {
+    let most = S32_MAX as u64;
+    let expected = format!("a number of steps from {least} to {most}");
+    require((least..=most).contains(&found), path, found, &expected, example.min(most))
+}
+
+/// A share that leaves something: NaN is outside of every range.
+fn rate(path: &str, found: f64, example: f64) -> Checked {
+    require((0.0..1.0).contains(&found), path, found, "a number from 0 to below 1", example)
+}
+
+/// Programs hold these as float32, where a smaller number would be 0.
+fn positive(path: &str, found: f64, example: f64) -> Checked {
+    let range = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
+    require(range.contains(&found), path, found, "a number above 0 that float32 holds", example)
+}
+
+fn weight(path: &str, found: f64, example: f64) -> Checked {
+    let range = 0.0..=f64::from(f32::MAX);
+    require(range.contains(&found), path, found, "0 or a larger number that float32 holds", example)
+}
+
+fn require(fits: bool, path: &str, found: impl Debug, expected: &str, example: impl Debug) -> Checked {
+    if fits {
+        return Ok(());
+    }
+    Err(ConfigError::Value {
+        path: path.to_owned(),
+        found: shortened(&format!("{found:?}"), 60),
+        expected: expected.to_owned(),
+        example: format!("{example:?}"),
+    })
+}

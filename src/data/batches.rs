@@ -1,0 +1,173 @@
+//! Training batches, made ahead on background threads.
+
+use super::corpus::Inner;
+use super::error::DataError;
+use super::position::Position;
+use super::random::{Purpose, rng, shuffled};
+use super::stream::{TokenStream, Window};
+use ndarray::Array2;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+/// Batches that wait to be taken.
+const BATCHES_AHEAD: usize = 4;
+/// Windows that wait to be shuffled; one more is being read, another being given out.
+const WINDOWS_AHEAD: usize = 1;
+
+/// Token ids of one step; unused places hold pad (0).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Batch {
+    /// `s32[sequences, input_length]`; `None` if the objective has targets only.
+    pub inputs: Option<Array2<i32>>,
+    /// `s32[sequences, target_length]`.
+    pub targets: Array2<i32>,
+    /// Rows that hold an example; the rest, in the last held-out batch only, is pad.
+    pub num_examples: usize,
+    /// The position after this batch, to be stored once the step on it is done; `None` for held-out batches.
+    pub position: Option<Position>,
+}
+
+/// The endless training batches from a [`Position`] on.
+///
+/// The same corpus, settings and position always give the same batches. One thread reads and tokenizes windows,
+/// another shuffles them and makes batches. An error of either comes as an item, after which the iterator ends.
+/// Dropping it stops both threads.
+pub struct Batches {
+    receiver: Option<Receiver<Result<Batch, DataError>>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    position: Position,
+}
+
+impl Batches {
+    pub(super) fn start(corpus: Arc<Inner>, position: Position) -> Result<Self, DataError> {
+        let stream = corpus.stream(position.start)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (window_sender, windows) = sync_channel(WINDOWS_AHEAD);
+        let (sender, receiver) = sync_channel(BATCHES_AHEAD);
+        let (first, stop_reader) = (position.window, Arc::clone(&stop));
+        let assembler = Assembler { corpus, position: position.clone(), sender };
+        // Owns the threads from the first on, so that a failure to start the second stops it.
+        let mut batches = Self { receiver: Some(receiver), stop, threads: vec![], position };
+        batches.spawn("data reader", move || read_windows(stream, first, &window_sender, &stop_reader))?;
+        batches.spawn("data batches", move || assembler.run(&windows))?;
+        Ok(batches)
+    }
+
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), DataError> {
+        let thread = Builder::new().name(name.into()).spawn(work);
+        self.threads.push(thread.map_err(|source| DataError::Thread { source })?);
+        Ok(())
+    }
+
+    /// The position after the last batch that was taken.
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<Batch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // A thread that panicked leaves a closed channel without an error in it.
+        let item = self.receiver.as_ref()?.recv().unwrap_or(Err(DataError::Stopped));
+        match &item {
+            Ok(batch) => {
+                if let Some(position) = &batch.position {
+                    self.position.clone_from(position);
+                }
+            }
+            Err(_) => self.receiver = None,
+        }
+        Some(item)
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // A closed channel wakes a thread that waits to send: first the batches, then the reader.
+        self.receiver = None;
+        for thread in self.threads.drain(..).rev() {
+            let _ = thread.join(); // its panic was printed, and reported as an item
+        }
+    }
+}
+
+type WindowItem = Result<Window, DataError>;
+
+fn read_windows(mut stream: TokenStream, first: u64, sender: &SyncSender<WindowItem>, stop: &AtomicBool) {
+    for number in first.. {
+        let Some(window) = stream.window(number, stop).transpose() else { return };
+        let failed = window.is_err();
+        if sender.send(window).is_err() || failed {
+            return;
+        }
+    }
+}
+
+struct Assembler {
+    corpus: Arc<Inner>,
+    position: Position,
+    sender: SyncSender<Result<Batch, DataError>>,
+}
+
+impl Assembler {
+    fn run(mut self, windows: &Receiver<WindowItem>) {
+        let mut examples = vec![];
+        for window in windows {
+            let sent = window.and_then(|window| self.give_out(window, &mut examples));
+            match sent {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    let _ = self.sender.send(Err(error)); // nobody listens if this fails
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Sends the batches that `window` completes and keeps the rest in `examples`; `false` once nobody listens.
+    fn give_out(
+        &mut self,
+        mut window: Window,
+        examples: &mut Vec<super::example::Example>,
+    ) -> Result<bool, DataError> {
+        let (seed, sequences) = (self.corpus.spec.seed, self.corpus.spec.sequences);
+        let length = window.examples.len();
+        let taken = if window.number == self.position.window { self.position.taken } else { 0 };
+        let skip = usize::try_from(taken).ok().filter(|&skip| skip <= length).ok_or_else(|| {
+            DataError::BadPosition { field: "taken", expected: format!("at most {length}"), found: taken }
+        })?;
+        let order = shuffled(&mut rng(seed, Purpose::Window, window.number, 0), length);
+        for (place, index) in order.into_iter().enumerate().skip(skip) {
+            let tokens = std::mem::take(&mut window.examples[index]);
+            examples.push((tokens, rng(seed, Purpose::Noise, window.number, index as u64)));
+            if examples.len() == sequences {
+                self.advance(&window, place + 1, length);
+                let full = std::mem::take(examples);
+                let mut batch = self.corpus.shape.batch(full, sequences, &self.corpus.tokenizer);
+                batch.position = Some(self.position.clone());
+                if self.sender.send(Ok(batch)).is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Moves the position behind a batch that ends after `taken` of the `length` examples of `window`.
+    fn advance(&mut self, window: &Window, taken: usize, length: usize) {
+        let position = &mut self.position;
+        position.examples += self.corpus.spec.sequences as u64;
+        (position.start, position.window, position.taken) = if taken < length {
+            (window.start, window.number, taken as u64)
+        } else {
+            (window.end, window.number + 1, 0)
+        };
+    }
+}

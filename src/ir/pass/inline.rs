@@ -1,0 +1,104 @@
+//! Calls are replaced by their bodies.
+
+use super::rebuild::{Memo, Rebuild};
+use crate::ir::graph::{Graph, Node, Value};
+use crate::ir::op::Op;
+
+/// The graph without calls and stopped gradients, in subgraphs too; inner nodes keep their scopes.
+///
+/// Custom derivatives are lost with the calls: differentiate first.
+pub fn inline_calls(graph: &Graph) -> Graph {
+    inline(graph, &mut Memo::default())
+}
+
+fn inline(graph: &Graph, memo: &mut Memo) -> Graph {
+    let mut to = Rebuild::new(graph);
+    for node in graph.nodes() {
+        let operands = to.get_all(&node.operands);
+        match &node.op {
+            Op::StopGradient => to.alias(node.results[0], operands[0]),
+            Op::Call(call) => {
+                let body = memo.visit(&call.body, &mut inline);
+                copy_body(&mut to, node, &body, &operands);
+            }
+            op => {
+                let op = op.map_subgraphs(&mut |g| memo.visit(g, &mut inline));
+                to.put(node, op, operands);
+            }
+        }
+    }
+    to.finish()
+}
+
+/// Appends the nodes of `body` and lets the results of `call` stand for its outputs.
+fn copy_body(to: &mut Rebuild, call: &Node, body: &Graph, operands: &[Value]) {
+    let mut map = vec![Value(u32::MAX); body.num_values()];
+    for (&input, &operand) in body.inputs().iter().zip(operands) {
+        map[input.index()] = operand;
+    }
+    for node in body.nodes().iter().filter(|n| !matches!(n.op, Op::Parameter { .. })) {
+        let operands = node.operands.iter().map(|v| map[v.index()]).collect();
+        let types = body.types(&node.results);
+        let results = to.out.push(node.op.clone(), operands, types, node.scope.clone());
+        for (old, new) in node.results.iter().zip(results) {
+            map[old.index()] = new;
+            if let Some(axes) = body.axes(*old) {
+                to.out.set_axes(new, axes);
+            }
+        }
+    }
+    for (&result, output) in call.results.iter().zip(body.outputs()) {
+        to.alias(result, map[output.index()]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::Builder;
+    use crate::ir::{DType, RematPolicy, TensorType, verify};
+    use std::sync::Arc;
+
+    #[test]
+    fn nested_calls_become_their_nodes_in_their_scopes() {
+        let ty = TensorType::new(DType::F32, [2]);
+        let leaf = Builder::new()
+            .scoped("leaf", |b| b.subgraph(std::slice::from_ref(&ty), |b, x| Ok(vec![b.exp(x[0])?, x[0]])));
+        let leaf = Arc::new(leaf.unwrap());
+        let middle = Builder::graph(std::slice::from_ref(&ty), |b, x| {
+            let y = b.call_graph("leaf", leaf.clone(), RematPolicy::SaveAll, x)?;
+            let y = b.add(y[0], y[1])?;
+            Ok(vec![b.stop_gradient(y)?])
+        });
+        let middle = Arc::new(middle.unwrap());
+        let graph = Builder::graph(&[ty], |b, x| {
+            let y = b.call_graph("middle", middle.clone(), RematPolicy::SaveAll, x)?;
+            Ok(vec![b.name(y[0], "result", &["tokens"])])
+        });
+        let graph = inline_calls(&graph.unwrap());
+        verify(&graph).unwrap();
+        let nodes: Vec<(&str, &str)> = graph.nodes().iter().map(|n| (n.op.name(), &*n.scope)).collect();
+        // The result of the outer call was named, so the node that computes it is.
+        assert_eq!(nodes, [("parameter", ""), ("exponential", "leaf"), ("add", "result")]);
+        assert_eq!(graph.axes(graph.outputs()[0]), Some(&["tokens"][..]));
+    }
+
+    #[test]
+    fn calls_inside_branches_are_inlined() {
+        let ty = TensorType::new(DType::F32, []);
+        let leaf =
+            Arc::new(Builder::graph(std::slice::from_ref(&ty), |b, x| Ok(vec![b.exp(x[0])?])).unwrap());
+        let branch = Builder::graph(std::slice::from_ref(&ty), |b, x| {
+            b.call_graph("leaf", leaf.clone(), RematPolicy::SaveAll, x)
+        });
+        let branch = Arc::new(branch.unwrap());
+        let graph = Builder::graph(&[TensorType::scalar(DType::S32), ty], |b, x| {
+            b.conditional(x[0], vec![branch.clone(), branch.clone()], &x[1..])
+        });
+        let graph = inline_calls(&graph.unwrap());
+        verify(&graph).unwrap();
+        for (_, branch) in graph.nodes()[2].op.subgraphs() {
+            assert_eq!(branch.nodes()[1].op.name(), "exponential");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What the passes share: a copy of a graph with values renamed, and subgraphs visited once each.
+
+use crate::ir::graph::{Graph, Node, Value};
+use crate::ir::op::{Call, Derivative, Op, Scan};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+impl Op {
+    /// The graphs inside this operation, with the part they play.
+    pub fn subgraphs(&self) -> Vec<(&'static str, &Arc<Graph>)> {
+        match self {
+            Op::Sort { comparator, .. } => vec![("comparator", comparator)],
+            Op::While { cond, body } => vec![("condition", cond), ("body", body)],
+            Op::Scan(scan) => vec![("body", &scan.body)],
+            Op::Conditional { branches } => branches.iter().map(|b| ("branch", b)).collect(),
+            Op::Call(call) => match &call.derivative {
+                Derivative::Body(_) => vec![("body", &call.body)],
+                Derivative::Custom { vjp, .. } => vec![("body", &call.body), ("derivative", vjp)],
+            },
+            _ => vec![],
+        }
+    }
+
+    /// The same operation with each of its graphs replaced.
+    pub(crate) fn map_subgraphs(&self, f: &mut dyn FnMut(&Arc<Graph>) -> Arc<Graph>) -> Op {
+        match self {
+            Op::Sort { dim, comparator, stable } => {
+                Op::Sort { dim: *dim, comparator: f(comparator), stable: *stable }
+            }
+            Op::While { cond, body } => Op::While { cond: f(cond), body: f(body) },
+            Op::Scan(scan) => Op::Scan(Scan { body: f(&scan.body), ..scan.clone() }),
+            Op::Conditional { branches } => Op::Conditional { branches: branches.iter().map(f).collect() },
+            Op::Call(call) => {
+                let body = f(&call.body);
+                let derivative = match &call.derivative {
+                    Derivative::Body(policy) => Derivative::Body(*policy),
+                    Derivative::Custom { vjp, num_primals } => {
+                        Derivative::Custom { vjp: f(vjp), num_primals: *num_primals }
+                    }
+                };
+                Op::Call(Call { name: call.name.clone(), body, derivative })
+            }
+            _ => self.clone(),
+        }
+    }
+}
+
+/// Results of a pass by the address of the subgraph; the graph being rewritten keeps those addresses alive.
+#[derive(Default)]
+pub(super) struct Memo(HashMap<*const Graph, Arc<Graph>>);
+
+impl Memo {
+    /// The rewritten subgraph: the same one again where nothing changed.
+    pub fn visit(
+        &mut self,
+        graph: &Arc<Graph>,
+        pass: &mut dyn FnMut(&Graph, &mut Memo) -> Graph,
+    ) -> Arc<Graph> {
+        let address = Arc::as_ptr(graph);
+        if let Some(done) = self.0.get(&address) {
+            return done.clone();
+        }
+        let next = pass(graph, self);
+        let next = if next == **graph { graph.clone() } else { Arc::new(next) };
+        self.0.insert(address, next.clone());
+        next
+    }
+}
+
+/// A graph under construction from another one.
+pub(super) struct Rebuild<'a> {
+    from: &'a Graph,
+    pub out: Graph,
+    /// New names of old values; values that were dropped have none and no user.
+    map: Vec<Value>,
+}
+
+impl<'a> Rebuild<'a> {
+    pub fn new(from: &'a Graph) -> Self {
+        Self { from, out: Graph::default(), map: vec![Value(u32::MAX); from.num_values()] }
+    }
+
+    pub fn get(&self, old: Value) -> Value {
+        self.map[old.index()]
+    }
+
+    pub fn get_all(&self, old: &[Value]) -> Vec<Value> {
+        old.iter().map(|&v| self.get(v)).collect()
+    }
+
+    /// Appends `op` in the place of `node`, with all results.
+    pub fn put(&mut self, node: &Node, op: Op, operands: Vec<Value>) {
+        self.put_as(op, operands, &node.results, node.scope.clone());
+    }
+
+    /// Appends `op`, whose results stand for the old values `results`.
+    pub fn put_as(&mut self, op: Op, operands: Vec<Value>, results: &[Value], scope: Arc<str>) {
+        let new = self.out.push(op, operands, self.from.types(results), scope);
+        for (&old, new) in results.iter().zip(new) {
+            self.map[old.index()] = new;
+            if let Some(axes) = self.from.axes(old) {
+                self.out.set_axes(new, axes);
+            }
+        }
+    }
+
+    /// Lets users of `old` use `new`. A name goes along unless `new` has one or is an input.
+    pub fn alias(&mut self, old: Value, new: Value) {
+        self.map[old.index()] = new;
+        let Some(axes) = self.from.axes(old) else { return };
+        let node = self.out.node(new);
+        let nameable = node.results.len() == 1 && !matches!(node.op, Op::Parameter { .. });
+        if nameable && self.out.axes(new).is_none() && self.out.ty(new) == self.from.ty(old) {
+            self.out.set_axes(new, axes);
+            self.out.set_scope(new, self.from.node(old).scope.clone());
+        }
+    }
+
+    /// Closes the graph with the outputs of the old one.
+    pub fn finish(self) -> Graph {
+        let outputs = self.get_all(self.from.outputs());
+        self.finish_with(outputs)
+    }
+
+    pub fn finish_with(mut self, outputs: Vec<Value>) -> Graph {
+        self.out.set_outputs(outputs);
+        self.out
+    }
+}

@@ -1,0 +1,186 @@
+//! Equal operations on equal operands are computed once.
+
+use super::rebuild::Rebuild;
+use crate::ir::graph::{Graph, Value};
+use crate::ir::op::{BinaryOp, Derivative, Op, Scan};
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::mem::discriminant;
+use std::sync::Arc;
+
+/// The graph in which equal operations on equal operands are one node, in subgraphs too.
+///
+/// An optimization barrier is never merged with another, and so no work behind two barriers is: recomputation stays. The
+/// first node keeps its scope; a name given to a later one moves to it.
+pub fn share(graph: &Graph) -> Graph {
+    Subgraphs::default().share(graph)
+}
+
+/// Rewritten subgraphs: found by address first, then one representative per content, so that equal ones share an address
+/// and an operation that holds one is hashed in constant time.
+#[derive(Default)]
+struct Subgraphs {
+    by_address: HashMap<*const Graph, Arc<Graph>>,
+    by_content: HashMap<Arc<Graph>, Arc<Graph>>,
+}
+
+impl Subgraphs {
+    fn visit(&mut self, graph: &Arc<Graph>) -> Arc<Graph> {
+        if let Some(done) = self.by_address.get(&Arc::as_ptr(graph)) {
+            return done.clone();
+        }
+        let next = Arc::new(self.share(graph));
+        let representative = self.by_content.entry(next.clone()).or_insert(next).clone();
+        self.by_address.insert(Arc::as_ptr(graph), representative.clone());
+        representative
+    }
+
+    fn share(&mut self, graph: &Graph) -> Graph {
+        let mut to = Rebuild::new(graph);
+        let mut seen = Seen::default();
+        for node in graph.nodes() {
+            let op = node.op.map_subgraphs(&mut |g| self.visit(g));
+            let operands = to.get_all(&node.operands);
+            match seen.find_or_add(&to.out, &op, &operands) {
+                Some(results) => node.results.iter().zip(results).for_each(|(&old, new)| to.alias(old, new)),
+                None => to.put(node, op, operands),
+            }
+        }
+        to.finish()
+    }
+}
+
+/// Positions of nodes by hash; candidates are compared in full.
+#[derive(Default)]
+struct Seen(HashMap<u64, Vec<usize>>);
+
+impl Seen {
+    /// The results of an equal node of `graph`; where there is none, the next node will be one.
+    fn find_or_add(&mut self, graph: &Graph, op: &Op, operands: &[Value]) -> Option<Vec<Value>> {
+        if matches!(op, Op::Parameter { .. } | Op::OptimizationBarrier) {
+            return None;
+        }
+        let operands = ordered(op, operands);
+        let candidates = self.0.entry(hash(op, &operands)).or_default();
+        let equal = candidates
+            .iter()
+            .map(|&i| &graph.nodes()[i])
+            .find(|other| ordered(&other.op, &other.operands) == operands && other.op == *op);
+        match equal {
+            Some(other) => Some(other.results.clone()),
+            None => {
+                candidates.push(graph.nodes().len());
+                None
+            }
+        }
+    }
+}
+
+/// The operands in an order of their own where their order does not matter.
+fn ordered(op: &Op, operands: &[Value]) -> Vec<Value> {
+    let mut operands = operands.to_vec();
+    use BinaryOp::{Add, And, Mul, Or, Xor};
+    if matches!(op, Op::Binary(Add | Mul | And | Or | Xor)) {
+        operands.sort_unstable();
+    }
+    operands
+}
+
+/// Subgraphs count by address: equal ones have been given the same.
+fn hash(op: &Op, operands: &[Value]) -> u64 {
+    let mut state = DefaultHasher::new();
+    operands.hash(&mut state);
+    let subgraphs = op.subgraphs();
+    if subgraphs.is_empty() {
+        op.hash(&mut state);
+        return state.finish();
+    }
+    discriminant(op).hash(&mut state);
+    subgraphs.iter().for_each(|(_, g)| Arc::as_ptr(g).hash(&mut state));
+    match op {
+        Op::Scan(Scan { length, num_consts, num_carry, reverse, .. }) => {
+            (length, num_consts, num_carry, reverse).hash(&mut state);
+        }
+        Op::Call(call) => (&call.name, matches!(call.derivative, Derivative::Body(_))).hash(&mut state),
+        _ => {}
+    }
+    state.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::build::{Builder, ScanInputs};
+    use crate::ir::{DType, TensorType, verify};
+
+    fn ty() -> TensorType {
+        TensorType::new(DType::F32, [2])
+    }
+
+    fn names(graph: &Graph) -> Vec<&'static str> {
+        graph.nodes().iter().map(|n| n.op.name()).collect()
+    }
+
+    #[test]
+    fn sums_in_either_order_are_shared_and_differences_are_not() {
+        let graph = Builder::graph(&[ty(), ty()], |b, x| {
+            Ok(vec![b.add(x[0], x[1])?, b.add(x[1], x[0])?, b.sub(x[0], x[1])?, b.sub(x[1], x[0])?])
+        });
+        let graph = share(&graph.unwrap());
+        verify(&graph).unwrap();
+        assert_eq!(names(&graph)[2..], ["add", "subtract", "subtract"]);
+        assert_eq!(graph.outputs()[0], graph.outputs()[1]);
+    }
+
+    #[test]
+    fn constants_are_shared_by_value_and_type() {
+        let graph = Builder::graph(&[], |b, _| {
+            Ok(vec![b.scalar(DType::F32, 1.0)?, b.scalar(DType::F32, 1.0)?, b.scalar(DType::S32, 1.0)?])
+        });
+        assert_eq!(share(&graph.unwrap()).nodes().len(), 2);
+    }
+
+    #[test]
+    fn barriers_keep_equal_work_apart() {
+        let graph = Builder::graph(&[ty()], |b, x| {
+            let (one, two) = (b.optimization_barrier(x)?, b.optimization_barrier(x)?);
+            Ok(vec![b.exp(one[0])?, b.exp(two[0])?])
+        });
+        let graph = graph.unwrap();
+        assert_eq!(share(&graph), graph);
+    }
+
+    #[test]
+    fn equal_scans_with_bodies_of_their_own_are_one() {
+        let graph = Builder::graph(&[ty()], |b, x| {
+            let mut results = vec![];
+            for _ in 0..2 {
+                let inputs = ScanInputs { carry: x, length: 3, ..Default::default() };
+                let (carry, _) = b.scan(inputs, |b, _, carry, _| Ok((vec![b.exp(carry[0])?], vec![])))?;
+                results.extend(carry);
+            }
+            let inputs = ScanInputs { carry: x, length: 4, ..Default::default() };
+            let (carry, _) = b.scan(inputs, |b, _, carry, _| Ok((vec![b.exp(carry[0])?], vec![])))?;
+            results.extend(carry);
+            Ok(results)
+        });
+        let graph = share(&graph.unwrap());
+        verify(&graph).unwrap();
+        assert_eq!(names(&graph), ["parameter", "scan", "scan"]);
+        // The two that remain differ in length only; their bodies are one graph in memory.
+        let bodies: Vec<_> = graph.nodes()[1..].iter().map(|n| Arc::as_ptr(n.op.subgraphs()[0].1)).collect();
+        assert_eq!(bodies[0], bodies[1]);
+    }
+
+    #[test]
+    fn the_name_of_a_merged_value_moves_to_the_one_that_stays() {
+        let graph = Builder::graph(&[ty()], |b, x| {
+            let (one, two) = (b.exp(x[0])?, b.exp(x[0])?);
+            let two = b.name(two, "probs", &["tokens"]);
+            Ok(vec![one, two])
+        });
+        let graph = share(&graph.unwrap());
+        assert_eq!(&*graph.nodes()[1].scope, "probs");
+        assert_eq!(graph.axes(graph.outputs()[0]), Some(&["tokens"][..]));
+    }
+}

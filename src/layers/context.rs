@@ -1,0 +1,44 @@
+//! What every layer needs to know while it is built.
+
+use super::params::Weights;
+use crate::build::{BuildError, Builder};
+use crate::config::{ComputeDtype, ModelConfig};
+use crate::ir::{DType, Value};
+
+/// Training has noise and the training capacity; evaluation has neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Train,
+    Eval,
+}
+
+/// The surroundings of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    pub config: &'a ModelConfig,
+    pub phase: Phase,
+    pub weights: &'a Weights,
+    /// `u32[2]`: the random stream of this step and block.
+    pub key: Value,
+}
+
+impl Context<'_> {
+    /// The element type of activations.
+    pub fn dtype(&self) -> DType {
+        match self.config.compute_dtype {
+            ComputeDtype::Float32 => DType::F32,
+            ComputeDtype::Bfloat16 => DType::Bf16,
+        }
+    }
+
+    /// A parameter in the element type of activations.
+    pub fn weight(&self, b: &mut Builder, name: &str) -> Result<Value, BuildError> {
+        let weight = self.weights.get(b, name)?;
+        b.convert(weight, self.dtype())
+    }
+
+    /// A random stream of its own for the place in the model that the builder's scope and `site` name.
+    pub fn stream(&self, b: &mut Builder, site: &str) -> Result<Value, BuildError> {
+        b.scoped(site, |b| b.fold_in_scope(self.key))
+    }
+}

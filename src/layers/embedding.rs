@@ -1,0 +1,22 @@
+//! Token embedding.
+
+use super::{Context, Init, Params};
+use crate::build::{BuildError, Builder};
+use crate::ir::Value;
+
+pub fn declare(params: &mut Params, vocab_size: usize, d_model: usize) {
+    params.add("embedding", &[vocab_size, d_model], Init::TruncatedNormal(1.0));
+}
+
+/// Rows of the table `[vocabulary, d_model]` for `s32[..]` tokens, in the element type of activations; not scaled.
+pub fn embed(b: &mut Builder, cx: &Context, tokens: Value) -> Result<Value, BuildError> {
+    let table = cx.weights.path("shared/embedding")?;
+    let rows = b.take_rows(table, tokens)?;
+    b.convert(rows, cx.dtype())
+}
+
+/// The decoder's input: `s32[batch, length]` shifted right by one behind the start token 0.
+pub fn shift_right(b: &mut Builder, tokens: Value) -> Result<Value, BuildError> {
+    let zero = b.scalar(crate::ir::DType::S32, 0.0)?;
+    b.pad(tokens, zero, &[0, 1], &[0, -1], &[0, 0])
+}

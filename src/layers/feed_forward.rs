@@ -1,0 +1,63 @@
+//! The position-wise network, dense or one per expert.
+
+use super::{Context, Params, dropout};
+use crate::build::{BuildError, Builder};
+use crate::config::{FeedForward, ModelConfig};
+use crate::ir::Value;
+
+/// Names of the input matrices.
+pub fn inputs(kind: FeedForward) -> &'static [&'static str] {
+    match kind {
+        FeedForward::Relu => &["wi"],
+        FeedForward::GatedGelu => &["wi_0", "wi_1"],
+    }
+}
+
+pub fn declare(params: &mut Params, config: &ModelConfig) {
+    for name in inputs(config.feed_forward) {
+        params.matrix(name, [config.d_model, config.d_ff], config.init_scale);
+    }
+    params.matrix("wo", [config.d_ff, config.d_model], config.init_scale);
+}
+
+/// `wo(dropout(act(wi(x))))`: `[batch, length, d_model]` -> the same.
+pub fn apply(b: &mut Builder, cx: &Context, x: Value) -> Result<Value, BuildError> {
+    let hidden = hidden(b, cx, "bld,df->blf", x)?;
+    let hidden = dropout::dropout(b, cx, "hidden", cx.config.dropout, hidden)?;
+    let wo = cx.weight(b, "wo")?;
+    b.einsum("blf,fd->bld", hidden, wo)
+}
+
+/// The activated hidden layer; `spec` is the product of `x` with an input matrix.
+pub fn hidden(b: &mut Builder, cx: &Context, spec: &str, x: Value) -> Result<Value, BuildError> {
+    let project = |b: &mut Builder, name| {
+        let wi = cx.weight(b, name)?;
+        b.einsum(spec, x, wi)
+    };
+    match cx.config.feed_forward {
+        FeedForward::Relu => {
+            let projected = project(b, "wi")?;
+            let zero = b.full_like(projected, 0.0)?;
+            b.max(projected, zero)
+        }
+        FeedForward::GatedGelu => {
+            let gate = project(b, "wi_0")?;
+            let gate = gelu_tanh(b, gate)?;
+            let linear = project(b, "wi_1")?;
+            b.mul(gate, linear)
+        }
+    }
+}
+
+/// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
+fn gelu_tanh(b: &mut Builder, x: Value) -> Result<Value, BuildError> {
+    let square = b.square(x)?;
+    let inner = b.mul_scalar(square, 0.044715)?;
+    let inner = b.add_scalar(inner, 1.0)?;
+    let inner = b.mul(x, inner)?;
+    let inner = b.mul_scalar(inner, (2.0 / std::f64::consts::PI).sqrt())?;
+    let tanh = b.tanh(inner)?;
+    let gate = b.add_scalar(tanh, 1.0)?;
+    let half = b.mul_scalar(x, 0.5)?;
+    b.mul(half, gate)
+}

@@ -1,0 +1,215 @@
+//! Operations with subgraphs, each a computation of its own.
+
+use super::function::{Function, Inst, Module};
+use super::node::{self, Target};
+use crate::hlo::{ShapeProto, shape_of, tuple_shape};
+use crate::ir::{DType, Graph, Op, Scan, TensorType, Value};
+use std::sync::Arc;
+
+/// The entry computation: parameters one by one, a tuple as result.
+pub(super) fn entry(module: &mut Module, graph: &Graph, names: &[String]) -> (i64, ShapeProto) {
+    let mut f = Function::default();
+    let mut inputs = vec![];
+    for (i, ty) in graph.input_types().iter().enumerate() {
+        f.scope = names.get(i).cloned().unwrap_or_default();
+        inputs.push(f.parameter(module, shape_of(ty)));
+    }
+    let outputs = body(&mut Target { module, f: &mut f }, graph, inputs);
+    let root = f.tuple(module, &outputs);
+    (f.finish(module, "main", &root), root.shape)
+}
+
+/// Emits all nodes of `graph` on these inputs; returns its outputs.
+fn body(t: &mut Target, graph: &Graph, inputs: Vec<Inst>) -> Vec<Inst> {
+    let mut values: Vec<Option<Inst>> = vec![None; graph.num_values()];
+    let mut inputs = inputs.into_iter();
+    for node in graph.nodes() {
+        let results = if matches!(node.op, Op::Parameter { .. }) {
+            inputs.next().into_iter().collect()
+        } else {
+            let operands: Vec<&Inst> =
+                node.operands.iter().filter_map(|v| values[v.index()].as_ref()).collect();
+            t.f.scope = node.scope.to_string();
+            node::lower(t, node, &operands, &graph.types(&node.results))
+        };
+        for (value, inst) in node.results.iter().zip(results) {
+            values[value.index()] = Some(inst);
+        }
+    }
+    t.f.scope.clear();
+    let output = |v: &Value| values[v.index()].clone();
+    graph.outputs().iter().filter_map(output).collect()
+}
+
+/// A call without a computation of its own.
+pub(super) fn inline(t: &mut Target, graph: &Graph, x: &[&Inst]) -> Vec<Inst> {
+    let scope = t.f.scope.clone();
+    let outputs = body(t, graph, x.iter().map(|&i| i.clone()).collect());
+    t.f.scope = scope;
+    outputs
+}
+
+/// A computation from one tuple to one tuple (or to its only value where `bare`).
+fn on_tuple(module: &mut Module, name: &str, graph: &Graph, bare: bool) -> i64 {
+    let mut f = Function::default();
+    let shape = tuple_shape(graph.input_types().iter().map(shape_of).collect());
+    let state = f.parameter(module, shape);
+    let inputs = f.untuple(module, &state);
+    let outputs = body(&mut Target { module, f: &mut f }, graph, inputs);
+    let root = if bare { outputs[0].clone() } else { f.tuple(module, &outputs) };
+    f.finish(module, name, &root)
+}
+
+fn owned(x: &[&Inst]) -> Vec<Inst> {
+    x.iter().map(|&i| i.clone()).collect()
+}
+
+pub(super) fn while_loop(t: &mut Target, cond: &Graph, body: &Graph, x: &[&Inst]) -> Vec<Inst> {
+    let cond = on_tuple(t.module, "condition", cond, true);
+    let body = on_tuple(t.module, "body", body, false);
+    emit_while(t, cond, body, &owned(x))
+}
+
+fn emit_while(t: &mut Target, cond: i64, body: i64, state: &[Inst]) -> Vec<Inst> {
+    let state = t.f.tuple(t.module, state);
+    let shape = state.shape.clone();
+    let last = t.emit("while", shape, &[&state], |p| p.called_computation_ids = vec![body, cond]);
+    t.f.untuple(t.module, &last)
+}
+
+pub(super) fn conditional(
+    t: &mut Target,
+    branches: &[Arc<Graph>],
+    x: &[&Inst],
+    shapes: Vec<ShapeProto>,
+) -> Vec<Inst> {
+    let called: Vec<i64> = branches.iter().map(|g| on_tuple(t.module, "branch", g, false)).collect();
+    let operands = t.f.tuple(t.module, &owned(&x[1..]));
+    let mut all = vec![x[0]];
+    all.extend(branches.iter().map(|_| &operands));
+    let result = t.emit("conditional", tuple_shape(shapes), &all, |p| p.called_computation_ids = called);
+    t.f.untuple(t.module, &result)
+}
+
+pub(super) fn sort(
+    t: &mut Target,
+    (dim, comparator, stable): (usize, &Graph, bool),
+    x: &[&Inst],
+    shapes: Vec<ShapeProto>,
+) -> Vec<Inst> {
+    let compare = on_scalars(t.module, comparator);
+    let single = shapes.len() == 1;
+    let shape = if single { shapes[0].clone() } else { tuple_shape(shapes) };
+    let sorted = t.emit("sort", shape, x, |p| {
+        p.dimensions = vec![dim as i64];
+        p.is_stable = stable;
+        p.called_computation_ids = vec![compare];
+    });
+    if single { vec![sorted] } else { t.f.untuple(t.module, &sorted) }
+}
+
+/// A computation with one parameter per input and one value as result.
+fn on_scalars(module: &mut Module, graph: &Graph) -> i64 {
+    let mut f = Function::default();
+    let inputs: Vec<Inst> = graph.input_types().iter().map(|ty| f.parameter(module, shape_of(ty))).collect();
+    let outputs = body(&mut Target { module, f: &mut f }, graph, inputs);
+    f.finish(module, "comparator", &outputs[0])
+}
+
+/// A `while` whose state is: the index, consts, carries, xs, and the ys so far.
+///
+/// XLA aliases the tuple in place, so that an iteration touches one element of each x and y.
+pub(super) fn scan(t: &mut Target, scan: &Scan, x: &[&Inst], types: &[TensorType]) -> Vec<Inst> {
+    let mut state = vec![t.f.scalar(t.module, DType::S32, 0.0)];
+    state.extend(owned(x));
+    for ty in &types[scan.num_carry..] {
+        let empty = t.f.zeros(t.module, ty);
+        state.push(empty);
+    }
+    let shape = tuple_shape(state.iter().map(|s| s.shape.clone()).collect());
+    let cond = below(t.module, shape.clone(), scan.length);
+    let step = iteration(t.module, scan, shape, &types[scan.num_carry..]);
+    let last = emit_while(t, cond, step, &state);
+    let first_carry = 1 + scan.num_consts;
+    let first_y = 1 + x.len();
+    [&last[first_carry..first_carry + scan.num_carry], &last[first_y..]].concat()
+}
+
+/// `index < length`.
+fn below(module: &mut Module, shape: ShapeProto, length: usize) -> i64 {
+    let mut f = Function::default();
+    let state = f.parameter(module, shape);
+    let index_shape = shape_of(&TensorType::scalar(DType::S32));
+    let index = f.emit(module, "get-tuple-element", index_shape, &[&state], |p| p.tuple_index = 0);
+    let limit = f.scalar(module, DType::S32, length as f64);
+    let pred = shape_of(&TensorType::scalar(DType::Pred));
+    let less = f.emit(module, "compare", pred, &[&index, &limit], |p| p.comparison_direction = "LT".into());
+    f.finish(module, "condition", &less)
+}
+
+fn iteration(module: &mut Module, scan: &Scan, shape: ShapeProto, ys: &[TensorType]) -> i64 {
+    let mut f = Function::default();
+    let tuple = f.parameter(module, shape);
+    let state = f.untuple(module, &tuple);
+    let index_ty = TensorType::scalar(DType::S32);
+    let position = match scan.reverse {
+        false => state[0].clone(),
+        true => {
+            let last = f.scalar(module, DType::S32, scan.length as f64 - 1.0);
+            f.emit(module, "subtract", shape_of(&index_ty), &[&last, &state[0]], |_| ())
+        }
+    };
+    let zero = f.scalar(module, DType::S32, 0.0);
+    let fixed = scan.num_consts + scan.num_carry;
+    let num_xs = scan.body.inputs().len() - fixed;
+    let mut inputs = state[1..1 + fixed].to_vec();
+    for (stack, ty) in state[1 + fixed..].iter().zip(&scan.body.input_types()[fixed..]) {
+        inputs.push(element(module, &mut f, stack, ty, (&position, &zero)));
+    }
+    let outputs = body(&mut Target { module, f: &mut f }, &scan.body, inputs);
+    let (carry, y) = outputs.split_at(scan.num_carry);
+
+    let one = f.scalar(module, DType::S32, 1.0);
+    let next = f.emit(module, "add", shape_of(&index_ty), &[&state[0], &one], |_| ());
+    let mut result = vec![next];
+    result.extend_from_slice(&state[1..1 + scan.num_consts]);
+    result.extend_from_slice(carry);
+    result.extend_from_slice(&state[1 + fixed..1 + fixed + num_xs]);
+    for ((buffer, value), ty) in state[1 + fixed + num_xs..].iter().zip(y).zip(ys) {
+        result.push(store(module, &mut f, buffer, value, ty, (&position, &zero)));
+    }
+    let root = f.tuple(module, &result);
+    f.finish(module, "scan", &root)
+}
+
+/// `stack[position]`.
+fn element(
+    module: &mut Module,
+    f: &mut Function,
+    stack: &Inst,
+    ty: &TensorType,
+    (position, zero): (&Inst, &Inst),
+) -> Inst {
+    let row = TensorType::new(ty.dtype, [&[1][..], &ty.shape].concat());
+    let mut operands = vec![stack, position];
+    operands.extend(ty.shape.iter().map(|_| zero));
+    let sizes = node::longs(&row.shape);
+    let slice = f.emit(module, "dynamic-slice", shape_of(&row), &operands, |p| p.dynamic_slice_sizes = sizes);
+    f.reshape(module, &slice, ty)
+}
+
+/// `buffer` of type `stacked` with `value` at `position`.
+fn store(
+    module: &mut Module,
+    f: &mut Function,
+    buffer: &Inst,
+    value: &Inst,
+    stacked: &TensorType,
+    (position, zero): (&Inst, &Inst),
+) -> Inst {
+    let row = TensorType::new(stacked.dtype, [&[1][..], &stacked.shape[1..]].concat());
+    let row = f.reshape(module, value, &row);
+    let mut operands = vec![buffer, &row, position];
+    operands.extend(stacked.shape[1..].iter().map(|_| zero));
+    f.emit(module, "dynamic-update-slice", shape_of(stacked), &operands, |_| ())
+}

@@ -1,0 +1,145 @@
+//! Adafactor as T5 uses it.
+
+use super::spec::{Factors, ParamSpec};
+use super::update::{Decay, Gradient, Scalars, Updated, moving_average};
+use crate::build::{BuildError, Builder};
+use crate::ir::{DType, Value};
+
+type Built = Result<Value, BuildError>;
+
+/// The numbers of the configuration.
+pub(super) struct Settings {
+    pub decay_exponent: f64,
+    pub epsilon1: f64,
+    pub epsilon2: f64,
+    pub clip_threshold: f64,
+    pub min_dim_size_to_factor: usize,
+    pub multiply_by_parameter_scale: bool,
+    pub beta1: Option<f64>,
+    pub weight_decay: f64,
+}
+
+/// The rule with the scalars of this step. Source: Shazeer and Stern (2018), algorithms 4 to 6.
+pub(super) struct Adafactor {
+    settings: Settings,
+    scalars: Scalars,
+    /// `count^-decay_exponent`: the weight of the new squares, 1 at the first step.
+    weight: Value,
+    /// `1 - weight`.
+    keep: Value,
+}
+
+impl Adafactor {
+    pub fn new(b: &mut Builder, settings: Settings, scalars: Scalars) -> Result<Self, BuildError> {
+        let exponent = b.scalar(DType::F32, -settings.decay_exponent)?;
+        let weight = b.pow(scalars.count, exponent)?;
+        let one = b.scalar(DType::F32, 1.0)?;
+        let keep = b.sub(one, weight)?;
+        Ok(Self { settings, scalars, weight, keep })
+    }
+
+    pub fn apply(
+        &self,
+        b: &mut Builder,
+        spec: &ParamSpec,
+        param: Value,
+        gradient: Gradient,
+        slots: &[Value],
+    ) -> Updated {
+        let factors = Factors::of(spec, self.settings.min_dim_size_to_factor);
+        let (direction, mut new) = match (factors, gradient.means, slots) {
+            (Some(factors), Some(means), &[row, col, ..]) => {
+                self.factored(b, spec, factors, (gradient.clipped, means), (row, col))?
+            }
+            (None, _, &[v, ..]) => self.full(b, gradient.clipped, v)?,
+            _ => return Err(BuildError::Invalid(format!("optimizer: slots of `{}` are missing", spec.name))),
+        };
+        let size = self.step_size(b, spec, param, direction)?;
+        let size = b.unreduce(size, &spec.ty.shape, &spec.own_axes())?;
+        let mut change = b.mul(direction, size)?;
+        if let (Some(beta1), Some(&momentum)) = (self.settings.beta1, slots.last()) {
+            change = moving_average(b, momentum, change, beta1)?;
+            new.push(change);
+        }
+        let decay = Decay { rate: self.scalars.rate, weight: self.settings.weight_decay };
+        Ok((decay.subtract(b, spec, param, change)?, new))
+    }
+
+    /// `g / sqrt(v)` with all second moments.
+    fn full(&self, b: &mut Builder, grad: Value, v: Value) -> Updated {
+        let squares = b.square(grad)?;
+        let v = self.average(b, v, squares)?;
+        let root = b.rsqrt(v)?;
+        Ok((b.mul(grad, root)?, vec![v]))
+    }
+
+    /// `g / sqrt(row * col / mean(row))`: means of squares over the largest axis (row) and over the second (col).
+    fn factored(
+        &self,
+        b: &mut Builder,
+        spec: &ParamSpec,
+        factors: Factors,
+        (grad, means): (Value, (Value, Value)),
+        (row, col): (Value, Value),
+    ) -> Updated {
+        let Factors { largest, second } = factors;
+        let row = self.average_of_means(b, row, means.0)?;
+        let col = self.average_of_means(b, col, means.1)?;
+        // The row moments have lost the largest axis.
+        let second_in_row = if second > largest { second - 1 } else { second };
+        let shape = b.shape(row);
+        let mean = b.mean(row, &[second_in_row])?;
+        let mean = b.unreduce(mean, &shape, &[second_in_row])?;
+        let relative = b.div(row, mean)?;
+        let mut direction = grad;
+        for (moments, axis) in [(relative, largest), (col, second)] {
+            let root = b.rsqrt(moments)?;
+            let root = b.unreduce(root, &spec.ty.shape, &[axis])?;
+            direction = b.mul(direction, root)?;
+        }
+        Ok((direction, vec![row, col]))
+    }
+
+    /// Squares averaged over an axis before clipping; clipping scales them by its square.
+    fn average_of_means(&self, b: &mut Builder, old: Value, mean: Value) -> Built {
+        let mean = match self.scalars.clip {
+            Some(clip) => {
+                let clip = b.square(clip)?;
+                b.scale(mean, clip)?
+            }
+            None => mean,
+        };
+        self.average(b, old, mean)
+    }
+
+    /// `old * keep + (squares + epsilon1) * weight`.
+    fn average(&self, b: &mut Builder, old: Value, squares: Value) -> Built {
+        let squares = b.add_scalar(squares, self.settings.epsilon1)?;
+        let new = b.scale(squares, self.weight)?;
+        let old = b.scale(old, self.keep)?;
+        b.add(old, new)
+    }
+
+    /// The factor of `direction` per element of the stack: rate, parameter scale, and the clip of its root mean square.
+    fn step_size(&self, b: &mut Builder, spec: &ParamSpec, param: Value, direction: Value) -> Built {
+        let rms = root_mean_square(b, spec, direction)?;
+        let excess = b.mul_scalar(rms, 1.0 / self.settings.clip_threshold)?;
+        let one = b.full_like(excess, 1.0)?;
+        let excess = b.max(excess, one)?;
+        let mut size = b.splat(self.scalars.rate, excess)?;
+        if self.settings.multiply_by_parameter_scale {
+            let scale = root_mean_square(b, spec, param)?;
+            let least = b.full_like(scale, self.settings.epsilon2)?;
+            let scale = b.max(scale, least)?;
+            size = b.mul(size, scale)?;
+        }
+        b.div(size, excess)
+    }
+}
+
+/// Over the own axes: one number per element of the stack.
+fn root_mean_square(b: &mut Builder, spec: &ParamSpec, x: Value) -> Built {
+    let squares = b.square(x)?;
+    let mean = b.mean(squares, &spec.own_axes())?;
+    b.sqrt(mean)
+}

@@ -1,0 +1,99 @@
+//! Programs without an update: `eval_step`, `forward`, `next_token`.
+
+use super::loss::{self, LAYER_METRICS, per_token};
+use super::program::{Assembly, Output, Role};
+use crate::build::{BuildError, Builder};
+use crate::ir::{DType, Direction, TensorType, Value};
+use crate::layers::{Context, Phase};
+use crate::model::{self, Batch};
+
+/// Parameters and batch -> sums over the batch's tokens (so that batches add up) and per-layer statistics.
+pub(super) fn eval_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
+    with_network(a, |b, cx, a, batch| {
+        let (losses, _) = loss::losses(b, a.config, cx, a.params, batch)?;
+        let mut outputs = vec![];
+        let sums = [
+            ("cross_entropy_sum", losses.cross_entropy),
+            ("correct_sum", losses.correct),
+            ("tokens", losses.tokens),
+        ];
+        outputs.extend(sums.map(|(name, value)| Output::Plain(name.into(), value)));
+        let named = LAYER_METRICS.iter().zip(losses.layers);
+        outputs.extend(named.map(|(name, value)| Output::Plain(format!("layers/{name}"), value)));
+        Ok(outputs)
+    })
+}
+
+/// Parameters and batch -> logits, losses, router decisions, statistics.
+pub(super) fn forward(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
+    with_network(a, |b, cx, a, batch| {
+        let (losses, forward) = loss::losses(b, a.config, cx, a.params, batch)?;
+        let logits = forward.logits(b, cx)?;
+        let cross_entropy = per_token(b, losses.cross_entropy, losses.tokens)?;
+        let objective = per_token(b, losses.objective, losses.tokens)?;
+        let loss = match loss::auxiliary(b, a.config, &losses.layers)? {
+            Some(auxiliary) => b.add(objective, auxiliary)?,
+            None => objective,
+        };
+        let mut outputs = vec![
+            Output::Plain("logits".into(), logits),
+            Output::Plain("loss".into(), loss),
+            Output::Plain("cross_entropy".into(), cross_entropy),
+        ];
+        if let Some(memory) = forward.memory {
+            outputs.push(Output::Plain("encoder_states".into(), memory));
+        }
+        outputs.push(Output::Plain("decoder_states".into(), forward.hidden));
+        for (side, stats) in &forward.stats {
+            // `s32[sparse layers, batch, length, choices]`, -1 where the choice was dropped.
+            outputs.push(Output::Plain(format!("{}/decisions", side.name()), stats.decisions));
+        }
+        let named = LAYER_METRICS.iter().zip(losses.layers);
+        outputs.extend(named.map(|(name, value)| Output::Plain(format!("layers/{name}"), value)));
+        Ok(outputs)
+    })
+}
+
+/// Parameters, tokens so far and a position `s32[]` -> logits `f32[batch, vocabulary]` of the target at that position.
+pub(super) fn next_token(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
+    let position = a.input("position", TensorType::scalar(DType::S32), Role::Input)?;
+    with_network(a, |b, cx, a, batch| {
+        // The target at the position is not known yet, but the decoder runs there.
+        let ty = b.ty(batch.targets).clone();
+        let index = b.iota(ty, 1)?;
+        let limit = b.splat(position, index)?;
+        let reached = b.compare(Direction::Le, index, limit)?;
+        let real = b.convert(reached, DType::F32)?;
+        let batch = Batch { real_targets: Some(real), ..batch };
+        let mut forward = model::forward(b, cx, a.params, batch)?;
+        let [batch, _, width] = b.shape(forward.hidden)[..] else {
+            return Err(BuildError::Invalid("internal: hidden states have three axes".into()));
+        };
+        let zero = b.scalar(DType::S32, 0.0)?;
+        forward.hidden = b.dynamic_slice(forward.hidden, &[zero, position, zero], &[batch, 1, width])?;
+        let logits = forward.logits(b, cx)?;
+        let logits = b.reshape(logits, &[batch, a.config.model.vocab_size])?;
+        Ok(vec![Output::Plain("logits".into(), logits)])
+    })
+}
+
+/// What the body of a program knows of its assembly.
+struct Known<'a> {
+    config: &'a crate::config::RunConfig,
+    params: &'a [crate::layers::ParamDef],
+}
+
+/// Runs `body` with the network's surroundings in evaluation.
+fn with_network(
+    a: &mut Assembly,
+    body: impl FnOnce(&mut Builder, &Context, Known, Batch) -> Result<Vec<Output>, BuildError>,
+) -> Result<Vec<Output>, BuildError> {
+    let values: Vec<Value> = a.params()?;
+    let weights = a.weights(&values);
+    let batch = a.batch(a.config.batch.sequences_per_microbatch())?;
+    // Evaluation draws no random numbers.
+    let key = a.b.zeros(&TensorType::new(DType::U32, [2]))?;
+    let cx = Context { config: &a.config.model, phase: Phase::Eval, weights: &weights, key };
+    let known = Known { config: a.config, params: &a.layout.params };
+    body(&mut a.b, &cx, known, batch)
+}

@@ -1,0 +1,82 @@
+//! The training loss of a batch and what is reported beside it.
+
+use crate::build::{BuildError, Builder};
+use crate::config::RunConfig;
+use crate::ir::{DType, Value};
+use crate::layers::{Context, ParamDef};
+use crate::model::{self, Batch, Forward};
+use crate::moe::Stats;
+
+/// Per-layer statistics, in this order: scalars per layer first, then the load.
+pub(super) const LAYER_METRICS: [&str; 5] =
+    ["load_balancing_loss", "router_z_loss", "dropped", "router_entropy", "expert_load"];
+
+/// Sums over the tokens of a batch, and means over sparse layers' tokens.
+pub(super) struct Losses {
+    /// Sum over tokens, differentiable.
+    pub objective: Value,
+    pub cross_entropy: Value,
+    pub z_loss: Value,
+    pub correct: Value,
+    /// Number of tokens that count.
+    pub tokens: Value,
+    /// Each `f32[sparse layers]`, the load `f32[sparse layers, experts]`; empty for a dense model.
+    pub layers: Vec<Value>,
+}
+
+/// Builds the network and its losses.
+pub(super) fn losses(
+    b: &mut Builder,
+    config: &RunConfig,
+    cx: &Context,
+    defs: &[ParamDef],
+    batch: Batch,
+) -> Result<(Losses, Forward), BuildError> {
+    let forward = model::forward(b, cx, defs, batch)?;
+    let sums = forward.token_loss(b, cx, config.loss, batch.targets)?;
+    let losses = Losses {
+        objective: sums.objective,
+        cross_entropy: sums.cross_entropy,
+        z_loss: sums.z_loss,
+        correct: sums.correct,
+        tokens: b.sum_all(forward.weights)?,
+        layers: layer_metrics(b, &forward)?,
+    };
+    Ok((losses, forward))
+}
+
+/// The statistics of all sparse layers, encoder first.
+pub(super) fn layer_metrics(b: &mut Builder, forward: &Forward) -> Result<Vec<Value>, BuildError> {
+    if forward.stats.is_empty() {
+        return Ok(vec![]);
+    }
+    let pick: [fn(&Stats) -> Value; 5] =
+        [|s| s.load_balancing_loss, |s| s.z_loss, |s| s.dropped, |s| s.entropy, |s| s.load];
+    pick.iter()
+        .map(|pick| {
+            let parts: Vec<Value> = forward.stats.iter().map(|(_, stats)| pick(stats)).collect();
+            b.concatenate(&parts, 0)
+        })
+        .collect()
+}
+
+/// The auxiliary losses with their coefficients, summed over layers: a scalar, or none for a dense model.
+pub(super) fn auxiliary(
+    b: &mut Builder,
+    config: &RunConfig,
+    layers: &[Value],
+) -> Result<Option<Value>, BuildError> {
+    let [balance, z, ..] = layers else { return Ok(None) };
+    let balance = b.sum_all(*balance)?;
+    let balance = b.mul_scalar(balance, config.model.moe.load_balancing_coef)?;
+    let z = b.sum_all(*z)?;
+    let z = b.mul_scalar(z, config.model.moe.z_loss_coef)?;
+    Ok(Some(b.add(balance, z)?))
+}
+
+/// `x / max(count, 1)` for scalars.
+pub(super) fn per_token(b: &mut Builder, x: Value, count: Value) -> Result<Value, BuildError> {
+    let one = b.scalar(DType::F32, 1.0)?;
+    let count = b.max(count, one)?;
+    b.div(x, count)
+}

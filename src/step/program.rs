@@ -1,0 +1,124 @@
+//! A program: a graph with named inputs and outputs.
+
+use super::{evaluate, init, state::Layout, train};
+use crate::build::{BuildError, Builder};
+use crate::config::{Architecture, RunConfig};
+use crate::ir::{DType, Graph, TensorType, Value};
+use crate::layers::Weights;
+use crate::model::Batch;
+use serde::{Deserialize, Serialize};
+
+/// The names of all programs.
+pub const PROGRAMS: [&str; 5] = ["init", "train_step", "eval_step", "forward", "next_token"];
+
+/// What an input or output is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Part of the state.
+    State,
+    /// Given anew at each call.
+    Input,
+    /// A result that is not state.
+    Output,
+}
+
+/// A named input or output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Port {
+    pub name: String,
+    pub ty: TensorType,
+    pub role: Role,
+    /// Of an output: the input whose buffer it takes over.
+    pub alias: Option<usize>,
+}
+
+impl Port {
+    fn new(name: &str, ty: TensorType, role: Role) -> Self {
+        Self { name: name.into(), ty, role, alias: None }
+    }
+}
+
+/// A graph with its signature.
+#[derive(Clone, Debug)]
+pub struct Program {
+    pub name: &'static str,
+    pub graph: Graph,
+    pub inputs: Vec<Port>,
+    pub outputs: Vec<Port>,
+}
+
+/// Builds a program by name; `None` if there is none of that name.
+pub fn build(config: &RunConfig, name: &str) -> Option<Result<Program, BuildError>> {
+    let name = PROGRAMS.into_iter().find(|p| *p == name)?;
+    let layout = Layout::new(config);
+    let mut assembly = Assembly { config, layout: &layout, b: Builder::new(), inputs: vec![] };
+    let outputs = match name {
+        "init" => init::build(&mut assembly),
+        "train_step" => train::build(&mut assembly),
+        "eval_step" => evaluate::eval_step(&mut assembly),
+        "forward" => evaluate::forward(&mut assembly),
+        _ => evaluate::next_token(&mut assembly),
+    };
+    Some(outputs.map(|outputs| assembly.finish(name, outputs)))
+}
+
+/// A program in the making.
+pub(super) struct Assembly<'a> {
+    pub config: &'a RunConfig,
+    pub layout: &'a Layout,
+    pub b: Builder,
+    inputs: Vec<Port>,
+}
+
+/// A result and its name; state results alias the state input of that name.
+pub(super) enum Output {
+    State(String, Value),
+    Plain(String, Value),
+}
+
+impl Assembly<'_> {
+    pub fn input(&mut self, name: &str, ty: TensorType, role: Role) -> Result<Value, BuildError> {
+        self.inputs.push(Port::new(name, ty.clone(), role));
+        self.b.parameter(ty)
+    }
+
+    /// Inputs for all parameters, by name and in order.
+    pub fn params(&mut self) -> Result<Vec<Value>, BuildError> {
+        let layout = self.layout;
+        layout.params.iter().map(|def| self.input(&def.name, def.ty(), Role::State)).collect()
+    }
+
+    /// The same values, to be found by layers.
+    pub fn weights(&self, values: &[Value]) -> Weights {
+        Weights::new(self.layout.params.iter().map(|def| def.name.clone()).zip(values.iter().copied()))
+    }
+
+    /// The token inputs for `sequences` rows.
+    pub fn batch(&mut self, sequences: usize) -> Result<Batch, BuildError> {
+        let sizes = &self.config.batch;
+        let tokens = |length: usize| TensorType::new(DType::S32, [sequences, length]);
+        let (inputs, targets) = (tokens(sizes.input_length), tokens(sizes.target_length));
+        let inputs = match self.config.model.architecture {
+            Architecture::EncoderDecoder => Some(self.input("inputs", inputs, Role::Input)?),
+            Architecture::DecoderOnly => None,
+        };
+        Ok(Batch { inputs, targets: self.input("targets", targets, Role::Input)?, real_targets: None })
+    }
+
+    fn finish(self, name: &'static str, outputs: Vec<Output>) -> Program {
+        let mut ports = vec![];
+        let mut values = vec![];
+        for output in outputs {
+            let (name, value, role) = match output {
+                Output::State(name, value) => (name, value, Role::State),
+                Output::Plain(name, value) => (name, value, Role::Output),
+            };
+            let state = |port: &Port| port.role == Role::State && port.name == name;
+            let alias = if role == Role::State { self.inputs.iter().position(state) } else { None };
+            ports.push(Port { alias, ..Port::new(&name, self.b.ty(value).clone(), role) });
+            values.push(value);
+        }
+        Program { name, graph: self.b.finish(&values), inputs: self.inputs, outputs: ports }
+    }
+}

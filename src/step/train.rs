@@ -1,0 +1,154 @@
+//! One training step: loss, gradients, update of the state, metrics.
+
+use super::loss::{self, LAYER_METRICS, Losses, per_token};
+use super::program::{Assembly, Output, Role};
+use crate::build::{BuildError, Builder, ScanInputs};
+use crate::config::RunConfig;
+use crate::grad;
+use crate::ir::{DType, Direction, TensorType, Value};
+use crate::layers::{Context, ParamDef, Phase, Weights};
+use crate::model::Batch;
+use crate::optim;
+
+/// State and batch -> state and metrics. The loss is the mean over target tokens that are not padding.
+pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
+    let params = a.params()?;
+    let layout = a.layout;
+    let slots: Vec<Value> = layout
+        .slots
+        .iter()
+        .map(|slot| a.input(&slot.name, slot.ty.clone(), Role::State))
+        .collect::<Result<_, _>>()?;
+    let step = a.input("step", TensorType::scalar(DType::S32), Role::State)?;
+    let key = a.input("key", TensorType::new(DType::U32, [2]), Role::State)?;
+    let batch = a.batch(a.config.batch.sequences)?;
+    let config = a.config;
+    let b = &mut a.b;
+
+    let step_bits = b.convert(step, DType::U32)?;
+    let step_key = b.fold_in_value(key, step_bits)?;
+    let tokens = count_tokens(b, batch.targets)?;
+    let inputs = Micro { config, defs: &layout.params, params: &params, key: step_key, tokens };
+    let sums = match config.batch.accumulation {
+        0 | 1 => inputs.gradients(b, batch)?,
+        n => inputs.accumulated(b, batch, n)?,
+    };
+    let (grads, metrics) = sums.split_at(params.len());
+    let update = b.scoped("optimizer", |b| {
+        optim::update(b, &config.optimizer, &config.schedule, &layout.specs, &params, grads, &slots, step)
+    })?;
+
+    let mut outputs = vec![];
+    let names = layout.params.iter().map(|d| &d.name).chain(layout.slots.iter().map(|s| &s.name));
+    for (name, value) in names.zip(update.params.iter().chain(&update.slots)) {
+        outputs.push(Output::State(name.clone(), *value));
+    }
+    let one = b.scalar(DType::S32, 1.0)?;
+    outputs.push(Output::State("step".into(), b.add(step, one)?));
+    outputs.push(Output::State("key".into(), key));
+    outputs.extend(report(b, config, metrics, tokens)?);
+    outputs.push(Output::Plain("learning_rate".into(), update.learning_rate));
+    outputs.push(Output::Plain("grad_norm".into(), update.grad_norm));
+    Ok(outputs)
+}
+
+/// The number of target tokens that are not padding: `f32[]`.
+fn count_tokens(b: &mut Builder, targets: Value) -> Result<Value, BuildError> {
+    let real = b.compare_scalar(Direction::Ne, targets, 0.0)?;
+    let real = b.convert(real, DType::F32)?;
+    b.sum_all(real)
+}
+
+/// What every microbatch needs.
+struct Micro<'a> {
+    config: &'a RunConfig,
+    defs: &'a [ParamDef],
+    params: &'a [Value],
+    key: Value,
+    /// Of the whole batch.
+    tokens: Value,
+}
+
+impl Micro<'_> {
+    /// Gradients of all parameters, then the metrics that are summed over microbatches.
+    fn gradients(&self, b: &mut Builder, batch: Batch) -> Result<Vec<Value>, BuildError> {
+        let weights = Weights::new(self.defs.iter().map(|d| d.name.clone()).zip(self.params.iter().copied()));
+        let cx =
+            Context { config: &self.config.model, phase: Phase::Train, weights: &weights, key: self.key };
+        let (losses, _) = loss::losses(b, self.config, &cx, self.defs, batch)?;
+        let share = 1.0 / self.config.batch.accumulation.max(1) as f64;
+        let mut total = per_token(b, losses.objective, self.tokens)?;
+        let layers: Vec<Value> =
+            losses.layers.iter().map(|&x| b.mul_scalar(x, share)).collect::<Result<_, _>>()?;
+        if let Some(auxiliary) = loss::auxiliary(b, self.config, &layers)? {
+            total = b.add(total, auxiliary)?;
+        }
+        let grads = grad::gradients(b, total, self.params)?;
+        let Losses { cross_entropy, z_loss, correct, .. } = losses;
+        Ok([grads, vec![total, cross_entropy, z_loss, correct], layers].concat())
+    }
+
+    /// The same, summed over `n` microbatches of consecutive rows.
+    fn accumulated(&self, b: &mut Builder, batch: Batch, n: usize) -> Result<Vec<Value>, BuildError> {
+        let split = |b: &mut Builder, x: Value| {
+            let shape = b.shape(x);
+            b.reshape(x, &[n, shape[0] / n, shape[1]])
+        };
+        let mut xs = vec![split(b, batch.targets)?];
+        if let Some(inputs) = batch.inputs {
+            xs.push(split(b, inputs)?);
+        }
+        xs.push(b.iota(TensorType::new(DType::U32, [n]), 0)?);
+        let consts = [self.params, &[self.key, self.tokens]].concat();
+        let types = self.sum_types(b);
+        let carry: Vec<Value> = types.iter().map(|ty| b.zeros(ty)).collect::<Result<_, _>>()?;
+        let inputs = ScanInputs { consts: &consts, carry: &carry, xs: &xs, ..Default::default() };
+        let (sums, _) = b.scan(inputs, |b, consts, carry, xs| {
+            let (params, rest) = consts.split_at(self.params.len());
+            let key = b.fold_in_value(rest[0], xs[xs.len() - 1])?;
+            let inputs = (xs.len() == 3).then(|| xs[1]);
+            let batch = Batch { inputs, targets: xs[0], real_targets: None };
+            let micro = Micro { params, key, tokens: rest[1], ..*self };
+            let terms = micro.gradients(b, batch)?;
+            let sums = carry.iter().zip(terms).map(|(&c, t)| b.add(c, t)).collect::<Result<_, _>>()?;
+            Ok((sums, vec![]))
+        })?;
+        Ok(sums)
+    }
+
+    /// The types of what [`Micro::gradients`] returns.
+    fn sum_types(&self, b: &Builder) -> Vec<TensorType> {
+        let model = &self.config.model;
+        let layers = crate::model::sparse_layers(model);
+        let scalar = TensorType::scalar(DType::F32);
+        let mut types = b.types(self.params);
+        types.extend(vec![scalar; 4]);
+        if layers > 0 {
+            types.extend(vec![TensorType::new(DType::F32, [layers]); LAYER_METRICS.len() - 1]);
+            types.push(TensorType::new(DType::F32, [layers, model.moe.num_experts]));
+        }
+        types
+    }
+}
+
+/// Names the summed metrics; those over tokens become means.
+fn report(
+    b: &mut Builder,
+    config: &RunConfig,
+    sums: &[Value],
+    tokens: Value,
+) -> Result<Vec<Output>, BuildError> {
+    let [total, cross_entropy, z_loss, correct, layers @ ..] = sums else {
+        return Err(BuildError::Invalid("internal: a step reports at least four sums".into()));
+    };
+    let mut outputs = vec![Output::Plain("loss".into(), *total)];
+    for (name, sum) in [("cross_entropy", cross_entropy), ("z_loss", z_loss), ("accuracy", correct)] {
+        outputs.push(Output::Plain(name.into(), per_token(b, *sum, tokens)?));
+    }
+    outputs.push(Output::Plain("tokens".into(), tokens));
+    if config.model.moe.num_experts > 0 {
+        let named = LAYER_METRICS.iter().zip(layers);
+        outputs.extend(named.map(|(name, &value)| Output::Plain(format!("layers/{name}"), value)));
+    }
+    Ok(outputs)
+}

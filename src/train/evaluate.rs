@@ -1,0 +1,44 @@
+//! The loss on held-out text.
+
+use super::session::Session;
+use super::{TrainError, data_spec, run::literals};
+use crate::data::Corpus;
+use std::path::PathBuf;
+
+/// Means over the tokens of held-out text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeldOutLoss {
+    /// Nats per token.
+    pub cross_entropy: f64,
+    /// Share of tokens whose most probable prediction is right.
+    pub accuracy: f64,
+    pub tokens: f64,
+    pub batches: usize,
+}
+
+/// Runs `eval_step` over at most so many held-out batches of the corpus.
+pub fn held_out(
+    session: &mut Session,
+    data: &[PathBuf],
+    max_batches: usize,
+) -> Result<HeldOutLoss, TrainError> {
+    let config = session.artifact().manifest.config.clone();
+    let corpus = Corpus::open(&data_spec(&config, data, config.batch.sequences_per_microbatch()))?;
+    let [mut loss, mut correct, mut tokens] = [0.0; 3];
+    let mut batches = 0;
+    for batch in corpus.held_out().take(max_batches.max(1)) {
+        let outputs = session.run("eval_step", literals(batch?)?)?;
+        let sum = |name: &str| {
+            let value = outputs.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_f64());
+            value.and_then(|v| v.first().copied()).unwrap_or(f64::NAN)
+        };
+        loss += sum("cross_entropy_sum");
+        correct += sum("correct_sum");
+        tokens += sum("tokens");
+        batches += 1;
+    }
+    if tokens == 0.0 {
+        return Err(TrainError::NoHeldOut);
+    }
+    Ok(HeldOutLoss { cross_entropy: loss / tokens, accuracy: correct / tokens, tokens, batches })
+}

@@ -1,0 +1,243 @@
+//! The training loop: batches in, metrics and checkpoints out.
+
+use super::session::{Named, Session, SessionError};
+use super::{data_spec, evaluate, report::Reporter};
+use crate::artifact::Artifact;
+use crate::checkpoint::{self, Checkpoint, CheckpointError, Meta};
+use crate::data::{Batch, Corpus, DataError, Position};
+use crate::ir::Literal;
+use crate::report::{Record, ReportError, names};
+use crate::runtime::Backend;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Raw tokens from which the unigram entropy is measured.
+const ENTROPY_TOKENS: u64 = 4 << 20;
+
+/// How a run goes.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Text files and folders.
+    pub data: Vec<PathBuf>,
+    /// Steps of the whole run, those before a resume included.
+    pub steps: u64,
+    /// The run's folder.
+    pub out: PathBuf,
+    /// Go on from the newest checkpoint of the folder.
+    pub resume: bool,
+    /// Steps between checkpoints; one more is written at the end.
+    pub checkpoint_every: u64,
+    /// Newest checkpoints that stay.
+    pub keep_checkpoints: usize,
+    /// Steps between evaluations on held-out text; one more is made at the end.
+    pub eval_every: u64,
+    /// Batches of an evaluation.
+    pub eval_batches: usize,
+}
+
+/// A run cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    #[error("`{}` holds a run already; give --resume to go on with it, or another folder", path.display())]
+    Exists { path: PathBuf },
+    #[error("`{}` holds no checkpoint to resume from; start without --resume", path.display())]
+    NothingToResume { path: PathBuf },
+    #[error("the checkpoint `{}` belongs to another configuration (digest {found}, this one is {expected}); \
+             give the configuration of that run", path.display())]
+    OtherConfig { path: PathBuf, expected: String, found: String },
+    #[error("the data position in `{}` cannot be read: {problem}", path.display())]
+    BadPosition { path: PathBuf, problem: String },
+    #[error("the loss of step {step} is {loss}; {kept}")]
+    NonFinite { step: u64, loss: f64, kept: String },
+    #[error("no text is held out; set `data.held_out` above 0 or give more text")]
+    NoHeldOut,
+    #[error("the data ended at step {step}")]
+    DataEnded { step: u64 },
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error(transparent)]
+    Artifact(#[from] crate::artifact::ArtifactError),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Steps done in all.
+    pub step: u64,
+    /// Stopped before the last step, by request.
+    pub interrupted: bool,
+    /// The last checkpoint and the digest of its state.
+    pub checkpoint: PathBuf,
+    pub state_digest: String,
+    /// The table for people.
+    pub summary: String,
+}
+
+/// Trains until `options.steps`, or until `stop` is set (then after the step at hand); the state is saved either way.
+pub fn train(
+    backend: Box<dyn Backend>,
+    artifact: Artifact,
+    options: &Options,
+    stop: &AtomicBool,
+) -> Result<Outcome, TrainError> {
+    let config = artifact.manifest.config.clone();
+    let corpus = Corpus::open(&data_spec(&config, &options.data, config.batch.sequences))?;
+    let checkpoints = options.out.join("checkpoints");
+    let resumed = find_start(options, &checkpoints, &artifact)?;
+    artifact.write(&options.out.join("artifact"))?;
+    let mut session = Session::new(backend, artifact);
+    let (start, position) = match &resumed {
+        Some(checkpoint) => (checkpoint.meta().step, restore(&mut session, checkpoint)?),
+        None => {
+            session.init(config.seed)?;
+            (0, corpus.start())
+        }
+    };
+    session.prepare("train_step")?;
+    session.prepare("eval_step")?;
+    let entropy = corpus.unigram_entropy(ENTROPY_TOKENS)?;
+    let reporter = Reporter::start(options, &session, start, entropy)?;
+    let run = Run { session, corpus, options, checkpoints, reporter, position, step: start };
+    run.to_the_end(stop)
+}
+
+/// The checkpoint to go on from. A folder with one is not overwritten without being asked to go on.
+fn find_start(
+    options: &Options,
+    folder: &Path,
+    artifact: &Artifact,
+) -> Result<Option<Checkpoint>, TrainError> {
+    let found = if folder.is_dir() { checkpoint::latest(folder)?.checkpoint } else { None };
+    match (found, options.resume) {
+        (None, false) => Ok(None),
+        (None, true) => Err(TrainError::NothingToResume { path: options.out.clone() }),
+        (Some(_), false) => Err(TrainError::Exists { path: options.out.clone() }),
+        (Some(checkpoint), true) => {
+            let (found, expected) = (&checkpoint.meta().config_digest, &artifact.manifest.config_digest);
+            if found != expected {
+                let (path, expected, found) = (checkpoint.path().into(), expected.clone(), found.clone());
+                return Err(TrainError::OtherConfig { path, expected, found });
+            }
+            Ok(Some(checkpoint))
+        }
+    }
+}
+
+fn restore(session: &mut Session, checkpoint: &Checkpoint) -> Result<Position, TrainError> {
+    let layout = session.state_layout();
+    checkpoint.expect(&layout)?;
+    for (name, _) in &layout {
+        session.set_state(name, &checkpoint.tensor(name)?)?;
+    }
+    let position = &checkpoint.meta().data_position;
+    serde_json::from_str(position)
+        .map_err(|e| TrainError::BadPosition { path: checkpoint.path().into(), problem: e.to_string() })
+}
+
+/// A run under way.
+struct Run<'a> {
+    session: Session,
+    corpus: Corpus,
+    options: &'a Options,
+    checkpoints: PathBuf,
+    reporter: Reporter,
+    position: Position,
+    step: u64,
+}
+
+impl Run<'_> {
+    fn to_the_end(mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+        let mut saved = None;
+        let mut batches = self.corpus.train(&self.position)?;
+        while self.step < self.options.steps && !stop.load(Ordering::SeqCst) {
+            let batch = batches.next().ok_or(TrainError::DataEnded { step: self.step })??;
+            let mut record = self.step(batch)?;
+            let last = self.step == self.options.steps || stop.load(Ordering::SeqCst);
+            if last || self.step.is_multiple_of(self.options.eval_every.max(1)) {
+                let loss =
+                    evaluate::held_out(&mut self.session, &self.options.data, self.options.eval_batches)?;
+                record.push(names::HELD_OUT_LOSS, loss.cross_entropy);
+                record.push("held_out_accuracy", loss.accuracy);
+            }
+            self.reporter.record(&record)?;
+            if !last && self.step.is_multiple_of(self.options.checkpoint_every.max(1)) {
+                saved = Some(self.save()?);
+            }
+        }
+        drop(batches);
+        let saved = match saved {
+            Some(saved) if saved.0 == self.step => saved,
+            _ => self.save()?,
+        };
+        let summary = self.reporter.finish(&self.session, self.step)?;
+        Ok(Outcome {
+            step: self.step,
+            interrupted: self.step < self.options.steps,
+            checkpoint: saved.1.path,
+            state_digest: saved.1.digest,
+            summary,
+        })
+    }
+
+    /// One step on one batch.
+    fn step(&mut self, batch: Batch) -> Result<Record, TrainError> {
+        let start = Instant::now();
+        let position = batch.position.clone();
+        let outputs = self.session.run("train_step", literals(batch)?)?;
+        self.step += 1;
+        if let Some(position) = position {
+            self.position = position;
+        }
+        let record = self.reporter.step_record(self.step, &outputs, start.elapsed());
+        let loss = record.value(names::LOSS).unwrap_or(f64::NAN);
+        if !loss.is_finite() {
+            self.reporter.record(&record)?;
+            let kept = match checkpoint::latest(&self.checkpoints)?.checkpoint {
+                Some(found) => format!("the last good checkpoint is `{}`", found.path().display()),
+                None => "no checkpoint was written before".into(),
+            };
+            return Err(TrainError::NonFinite { step: self.step, loss, kept });
+        }
+        Ok(record)
+    }
+
+    fn save(&mut self) -> Result<(u64, checkpoint::Saved), TrainError> {
+        let manifest = &self.session.artifact().manifest;
+        let position = serde_json::to_string(&self.position).map_err(|e| TrainError::BadPosition {
+            path: self.checkpoints.clone(),
+            problem: e.to_string(),
+        })?;
+        let meta = Meta {
+            step: self.step,
+            seed: manifest.config.seed,
+            config_digest: manifest.config_digest.clone(),
+            data_position: position,
+        };
+        let layout = self.session.state_layout();
+        let session = &self.session;
+        let saved = checkpoint::save(&self.checkpoints, &meta, &layout, |i| session.state(&layout[i].0))?;
+        checkpoint::prune(&self.checkpoints, self.step, self.options.keep_checkpoints)?;
+        Ok((self.step, saved))
+    }
+}
+
+/// The named inputs of a program for this batch.
+pub(super) fn literals(batch: Batch) -> Result<Named, TrainError> {
+    let named = [("inputs", batch.inputs), ("targets", Some(batch.targets))];
+    let mut out = vec![];
+    for (name, tokens) in named {
+        let Some(tokens) = tokens else { continue };
+        let shape = tokens.shape().to_vec();
+        let data: Vec<i32> = tokens.into_iter().collect();
+        let literal = Literal::new(shape, &data).map_err(|e| SessionError::Input(e.to_string()))?;
+        out.push((name.to_string(), literal));
+    }
+    Ok(out)
+}

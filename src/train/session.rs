@@ -1,0 +1,211 @@
+//! A model on a device: compiled programs, and the state that stays there between calls.
+
+use crate::artifact::{Artifact, ProgramSpec};
+use crate::hlo;
+use crate::ir::{Literal, TensorType};
+use crate::runtime::{Argument, Backend, CompileOptions, DeviceBuffer, Executable, RuntimeError};
+use crate::step::Role;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// A program cannot be run on what is at hand.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error("the artifact has no program `{name}`; it has {}", found.join(", "))]
+    NoProgram { name: String, found: Vec<String> },
+    #[error("program `{program}` needs an input `{name}` of type {ty}, which was not given")]
+    MissingInput { program: String, name: String, ty: String },
+    #[error("program `{program}` takes no input `{name}`; it takes {}", allowed.join(", "))]
+    UnknownInput { program: String, name: String, allowed: Vec<String> },
+    #[error("program `{program}`: input `{name}` is {expected}, found {found}")]
+    InputType { program: String, name: String, expected: String, found: TensorType },
+    #[error("an input is malformed: {0}")]
+    Input(String),
+    #[error("there is no state yet: initialise or restore it first")]
+    NoState,
+    #[error("program `{program}`")]
+    Runtime {
+        program: String,
+        #[source]
+        source: RuntimeError,
+    },
+}
+
+/// Named host values.
+pub type Named = Vec<(String, Literal)>;
+
+/// An artifact with a backend to run it on.
+pub struct Session {
+    backend: Box<dyn Backend>,
+    artifact: Artifact,
+    executables: BTreeMap<String, Box<dyn Executable>>,
+    state: BTreeMap<String, DeviceBuffer>,
+    compile_time: Duration,
+}
+
+impl Session {
+    pub fn new(backend: Box<dyn Backend>, artifact: Artifact) -> Self {
+        Self {
+            backend,
+            artifact,
+            executables: BTreeMap::new(),
+            state: BTreeMap::new(),
+            compile_time: Duration::ZERO,
+        }
+    }
+
+    pub fn artifact(&self) -> &Artifact {
+        &self.artifact
+    }
+
+    /// Time spent in the XLA compiler so far.
+    pub fn compile_time(&self) -> Duration {
+        self.compile_time
+    }
+
+    /// Names and types of the training state, in order.
+    pub fn state_layout(&self) -> Vec<(String, TensorType)> {
+        let layout = crate::step::layout(&self.artifact.manifest.config);
+        layout.into_iter().map(|t| (t.name, t.ty)).collect()
+    }
+
+    /// Compiles a program, unless that is done.
+    pub fn prepare(&mut self, name: &str) -> Result<(), SessionError> {
+        if self.executables.contains_key(name) {
+            return Ok(());
+        }
+        let (_, module) = self.artifact.program(name).ok_or_else(|| self.no_program(name))?;
+        let start = Instant::now();
+        let executable = self
+            .backend
+            .compile(&hlo::encode(module), &CompileOptions::default())
+            .map_err(|source| SessionError::Runtime { program: name.into(), source })?;
+        self.compile_time += start.elapsed();
+        self.executables.insert(name.into(), executable);
+        Ok(())
+    }
+
+    fn no_program(&self, name: &str) -> SessionError {
+        let found = self.artifact.manifest.programs.iter().map(|p| p.name.clone()).collect();
+        SessionError::NoProgram { name: name.into(), found }
+    }
+
+    /// Makes the first state on the device.
+    pub fn init(&mut self, seed: u64) -> Result<(), SessionError> {
+        let words = [(seed >> 32) as u32, seed as u32];
+        let seed = Literal::from_bytes(TensorType::new(crate::ir::DType::U32, [2]), words_bytes(words));
+        let seed = seed.map_err(|e| runtime("init", RuntimeError::Module(e.to_string())))?;
+        self.run("init", vec![("seed".into(), seed)])?;
+        // Compiled for one use.
+        self.executables.remove("init");
+        Ok(())
+    }
+
+    /// Puts one tensor of the state on the device.
+    pub fn set_state(&mut self, name: &str, value: &Literal) -> Result<(), SessionError> {
+        let buffer = self.backend.upload(value, 0).map_err(|e| runtime("state", e))?;
+        self.state.insert(name.into(), buffer);
+        Ok(())
+    }
+
+    /// Copies one tensor of the state to the host.
+    pub fn state(&self, name: &str) -> Result<Literal, SessionError> {
+        let buffer = self.state.get(name).ok_or(SessionError::NoState)?;
+        buffer.download().map_err(|e| runtime("state", e))
+    }
+
+    /// Whether every tensor of the state is there.
+    pub fn has_state(&self) -> bool {
+        self.state_layout().iter().all(|(name, _)| self.state.contains_key(name))
+    }
+
+    /// Frees the state.
+    pub fn drop_state(&mut self) {
+        self.state.clear();
+    }
+
+    /// Runs a program on the state and these inputs; returns its outputs that are not state, in order.
+    ///
+    /// State that the program returns replaces the old one, in the same memory where it is donated.
+    pub fn run(&mut self, name: &str, inputs: Named) -> Result<Named, SessionError> {
+        self.prepare(name)?;
+        let (spec, _) = self.artifact.program(name).ok_or_else(|| self.no_program(name))?;
+        let given = self.upload(spec, inputs)?;
+        let donated: Vec<usize> = spec.outputs.iter().filter_map(|p| p.alias).collect();
+        // Nothing is taken from the state before all of it is known to be there.
+        if let Some(port) =
+            spec.inputs.iter().find(|p| p.role == Role::State && !self.state.contains_key(&p.name))
+        {
+            let (program, name) = (name.to_string(), port.name.clone());
+            return Err(SessionError::MissingInput { program, name, ty: port_type(port) });
+        }
+        let mut taken: BTreeMap<&str, DeviceBuffer> = BTreeMap::new();
+        for &index in &donated {
+            let name = spec.inputs[index].name.as_str();
+            taken.extend(self.state.remove_entry(name).map(|(_, buffer)| (name, buffer)));
+        }
+        let mut arguments = Vec::with_capacity(spec.inputs.len());
+        for port in &spec.inputs {
+            let argument = match taken.remove(port.name.as_str()) {
+                Some(buffer) => Argument::Donate(buffer),
+                None => {
+                    let kept = given.get(&port.name).or_else(|| self.state.get(&port.name));
+                    Argument::Keep(&**kept.ok_or(SessionError::NoState)?)
+                }
+            };
+            arguments.push(argument);
+        }
+        let executable = self.executables.get(name).ok_or(SessionError::NoState)?;
+        let results = executable.run(arguments).map_err(|e| runtime(name, e))?;
+        let mut outputs = vec![];
+        for (port, buffer) in spec.outputs.iter().zip(results) {
+            match port.role {
+                Role::State => drop(self.state.insert(port.name.clone(), buffer)),
+                _ => outputs.push((port.name.clone(), buffer.download().map_err(|e| runtime(name, e))?)),
+            }
+        }
+        Ok(outputs)
+    }
+
+    /// Checks the given inputs against the signature and puts them on the device.
+    fn upload(
+        &self,
+        spec: &ProgramSpec,
+        inputs: Named,
+    ) -> Result<BTreeMap<String, DeviceBuffer>, SessionError> {
+        let program = || spec.name.clone();
+        let mut given = BTreeMap::new();
+        for (name, value) in inputs {
+            let Some(port) = spec.inputs.iter().find(|p| p.name == name) else {
+                let allowed = spec.inputs.iter().map(|p| p.name.clone()).collect();
+                return Err(SessionError::UnknownInput { program: program(), name, allowed });
+            };
+            if port.ty().as_ref() != Some(value.ty()) {
+                let (expected, found) = (port_type(port), value.ty().clone());
+                return Err(SessionError::InputType { program: program(), name, expected, found });
+            }
+            let buffer = self.backend.upload(&value, 0).map_err(|e| runtime(&spec.name, e))?;
+            given.insert(name, buffer);
+        }
+        let missing = |p: &&crate::artifact::PortSpec| p.role == Role::Input && !given.contains_key(&p.name);
+        match spec.inputs.iter().find(missing) {
+            Some(port) => {
+                let name = port.name.clone();
+                Err(SessionError::MissingInput { program: program(), name, ty: port_type(port) })
+            }
+            None => Ok(given),
+        }
+    }
+}
+
+fn port_type(port: &crate::artifact::PortSpec) -> String {
+    port.ty().map_or_else(|| format!("{}{:?}", port.dtype, port.shape), |ty| ty.to_string())
+}
+
+fn words_bytes(words: [u32; 2]) -> Vec<u8> {
+    words.iter().flat_map(|w| w.to_le_bytes()).collect()
+}
+
+fn runtime(program: &str, source: RuntimeError) -> SessionError {
+    SessionError::Runtime { program: program.into(), source }
+}

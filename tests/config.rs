@@ -1,0 +1,492 @@
+//! Configurations: presets, messages, overrides, and no panic on any text.
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use switchyard::config::{
+    Architecture, ConfigError, Exploration, Group, ModelConfig, MoeConfig, Objective, OptimizerConfig,
+    Router, RunConfig, Schedule,
+};
+
+fn graphs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("graphs")
+}
+
+fn preset(name: &str) -> RunConfig {
+    RunConfig::load(graphs().join(format!("{name}.json"))).unwrap()
+}
+
+fn with(overrides: &[&str]) -> Result<RunConfig, ConfigError> {
+    let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+    RunConfig::load_with(graphs().join("demo.json"), &overrides)
+}
+
+fn refusal(overrides: &[&str]) -> String {
+    with(overrides).unwrap_err().to_string()
+}
+
+#[test]
+fn every_preset_reads_back_as_itself_and_is_named_after_its_file() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(graphs()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            let config = RunConfig::load(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let again = RunConfig::from_json(&config.to_json()).unwrap();
+            assert_eq!(again, config, "{}", path.display());
+            assert_eq!(again.digest(), config.digest());
+            assert_eq!(Some(config.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
+            seen += 1;
+        }
+    }
+    assert!(seen >= 12, "found {seen} presets");
+}
+
+#[test]
+fn presets_have_the_published_numbers_of_parameters() {
+    // Source: the paper's tables and the shapes of T5; printed digits, in units of 1e6.
+    let table = [
+        ("t5-base", "222.9", 1),
+        ("switch-base-8", "0.62e3", 0),
+        ("switch-base-16", "1.07e3", 0),
+        ("switch-base-32", "1.98e3", 0),
+        ("switch-base-64", "3.79e3", 0),
+        ("switch-base-128", "7.42e3", 0),
+        ("switch-base-256", "14.66e3", 0),
+    ];
+    for (name, printed, tenths) in table {
+        let millions = preset(name).model.parameter_count() as f64 / 1e6;
+        let shown = if tenths == 1 { format!("{millions:.1}") } else { format!("{:.2}e3", millions / 1e3) };
+        assert_eq!(shown, printed, "{name}");
+    }
+    for (name, billions) in
+        [("switch-large-128", "26.3"), ("switch-xxl", "394.7"), ("switch-c-2048", "1571.3")]
+    {
+        assert_eq!(format!("{:.1}", preset(name).model.parameter_count() as f64 / 1e9), billions, "{name}");
+    }
+}
+
+#[test]
+fn a_token_of_a_switch_model_meets_as_many_values_as_in_the_dense_one_and_the_routers() {
+    let (dense, sparse) = (preset("t5-base").model, preset("switch-base-128").model);
+    // 12 sparse layers, each with a router of 768 x 128.
+    assert_eq!(sparse.sparse_layers(), 12);
+    assert_eq!(sparse.active_parameter_count() - dense.parameter_count(), 12 * 768 * 128);
+    assert_eq!(dense.active_parameter_count(), dense.parameter_count());
+}
+
+#[test]
+fn one_block_counts_by_hand() {
+    let model = ModelConfig {
+        vocab_size: 10,
+        d_model: 2,
+        d_ff: 3,
+        d_kv: 5,
+        num_heads: 1,
+        num_encoder_layers: 1,
+        num_decoder_layers: 1,
+        ..ModelConfig::default()
+    };
+    // embedding 10 * 2; attention 4 * 2 * 5 = 40, feed-forward 2 * 2 * 3 = 12, norms of 2, position biases 32.
+    // encoder: 40 + 12 + 2 norms * 2 + 32 + last norm 2 = 90; decoder: 2 * 40 + 12 + 3 * 2 + 32 + 2 = 132.
+    assert_eq!(model.parameter_count(), 20 + 90 + 132);
+    let untied = ModelConfig { tie_embeddings: false, ..model };
+    assert_eq!(untied.parameter_count(), 40 + 90 + 132);
+}
+
+#[test]
+fn counting_saturates_rather_than_overflows() {
+    let model = ModelConfig {
+        d_model: usize::MAX,
+        d_ff: usize::MAX,
+        num_heads: usize::MAX,
+        ..ModelConfig::default()
+    };
+    assert_eq!(model.parameter_count(), u64::MAX);
+}
+
+#[test]
+fn an_empty_object_is_a_whole_configuration_with_every_field_printed() {
+    let config = RunConfig::from_json("{}").unwrap();
+    assert_eq!(config.batch.target_length, 29);
+    assert_eq!(config.model.moe.offset, Some(1));
+    assert_eq!(config.model.moe.d_ff, Some(512));
+    let tree: Value = serde_json::from_str(&config.to_json()).unwrap();
+    let exploration = tree.pointer("/model/moe/router/exploration").unwrap();
+    assert_eq!(*exploration, json!({"kind": "input_jitter", "epsilon": 0.01}));
+    assert_eq!(*tree.pointer("/optimizer/beta1").unwrap(), Value::Null);
+}
+
+#[test]
+fn the_reference_page_names_every_field() {
+    fn walk(value: &Value, path: &str, page: &str) {
+        for (key, inner) in value.as_object().into_iter().flatten() {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            if inner.is_object() {
+                walk(inner, &path, page);
+            } else {
+                assert!(page.contains(&format!("| `{path}` |")), "docs/config.md lacks {path}");
+            }
+        }
+    }
+    let page = std::fs::read_to_string(graphs().join("../docs/config.md")).unwrap();
+    let files = [
+        vec![],
+        vec!["optimizer.kind=adafactor"],
+        vec!["schedule.kind=constant"],
+        vec!["schedule.kind=inverse_square_root"],
+        vec!["data.tokenizer.kind=hugging_face", "data.tokenizer.path=x"],
+    ];
+    for overrides in files {
+        walk(&serde_json::from_str(&with(&overrides).unwrap().to_json()).unwrap(), "", &page);
+    }
+}
+
+#[test]
+fn overrides_are_json_or_strings_and_make_what_is_omitted() {
+    let config = with(&[
+        "model.moe.num_experts=16",
+        "name=other",
+        "model.moe.group={\"tokens\":1024}",
+        "model.moe.router.exploration.epsilon=0.02",
+        "model.moe.capacity.train_factor=2",
+    ]);
+    // 16 rows of 29 decoder tokens: one group of 464, below the limit.
+    let config = config.unwrap();
+    assert_eq!(config.model.moe.num_experts, 16);
+    assert_eq!(config.name, "other");
+    assert_eq!(config.model.moe.group, Group::Tokens(1024));
+    assert_eq!(
+        config.model.moe.router,
+        Router::Switch { exploration: Exploration::InputJitter { epsilon: 0.02 } }
+    );
+    assert_eq!(config.model.moe.capacity.train_factor, 2.0);
+}
+
+#[test]
+fn an_override_of_a_length_moves_what_follows_from_it() {
+    assert_eq!(with(&["batch.input_length=64"]).unwrap().batch.target_length, 14);
+}
+
+#[test]
+fn an_override_of_a_kind_comes_first_and_drops_the_fields_of_the_old_kind() {
+    let config = with(&["schedule.rate=0.5", "schedule.kind=constant", "optimizer.kind=adafactor"]).unwrap();
+    assert_eq!(config.schedule, Schedule::Constant { rate: 0.5, warmup_steps: 100 });
+    assert_eq!(config.optimizer, OptimizerConfig::default());
+    // The same kind again keeps its fields.
+    assert_eq!(with(&["schedule.kind=cosine"]).unwrap(), with(&[]).unwrap());
+}
+
+#[test]
+fn causal_decoder_only_models_have_equal_lengths() {
+    let overrides =
+        ["model.architecture=decoder_only", "model.num_encoder_layers=0", "data.objective.kind=causal"];
+    let config = with(&overrides).unwrap();
+    assert_eq!(config.model.architecture, Architecture::DecoderOnly);
+    assert_eq!(config.data.objective, Objective::Causal);
+    assert_eq!(config.batch.target_length, 128);
+}
+
+#[test]
+fn unknown_keys_are_refused_with_path_allowed_fields_and_the_closest() {
+    assert_eq!(
+        refusal(&["model.moe.capacity.train_facto=1"]),
+        "model.moe.capacity.train_facto: unknown field, did you mean train_factor?; allowed here: train_factor, \
+         eval_factor, rounding, minimum, multiple"
+    );
+    assert_eq!(
+        refusal(&["modle.d_ff=1"]),
+        "modle: unknown field, did you mean model?; allowed here: name, description, model, batch, loss, optimizer, \
+         schedule, data, seed"
+    );
+    assert_eq!(
+        RunConfig::from_json(r#"{"optimizer": {"kind": "adamw", "clip_threshold": 1}}"#)
+            .unwrap_err()
+            .to_string(),
+        "optimizer.clip_threshold: unknown field; allowed here: kind, beta1, beta2, epsilon, weight_decay, \
+         clip_global_norm"
+    );
+    assert_eq!(
+        refusal(&["model.moe.router.exploration={\"kind\":\"argmax\",\"epsilon\":1}"]),
+        "model.moe.router.exploration.epsilon: unknown field; allowed here: kind"
+    );
+}
+
+#[test]
+fn kinds_and_types_are_refused_with_a_value_that_works() {
+    let cases = [
+        (
+            "optimizer.kind=sgd",
+            "optimizer.kind: found \"sgd\", expected one of \"adafactor\", \"adamw\"; for example \"adafactor\"",
+        ),
+        (
+            "schedule={\"peak\":1}",
+            "schedule.kind: found nothing, expected one of \"inverse_square_root\", \"cosine\", \"constant\"; \
+             for example \"inverse_square_root\"",
+        ),
+        (
+            "model.d_model=wide",
+            "model.d_model: invalid type: string \"wide\", expected usize; for example 128",
+        ),
+        ("seed=-1", "seed: invalid value: integer `-1`, expected u64; for example 0"),
+        (
+            "model.architecture=encoder",
+            "model.architecture: unknown variant `encoder`, expected `encoder_decoder` or `decoder_only`; \
+             for example \"encoder_decoder\"",
+        ),
+        ("optimizer.beta2=x", "optimizer.beta2: invalid type: string \"x\", expected f64; for example 0.999"),
+        (
+            "model.moe.router.exploration.epsilon=true",
+            "model.moe.router.exploration.epsilon: invalid type: boolean `true`, expected f64; for example 0.01",
+        ),
+        ("model=1", "model: invalid type: integer `1`, expected struct ModelConfig"),
+        ("data.tokenizer.kind=hugging_face", "data.tokenizer: missing field `path`"),
+    ];
+    for (setting, message) in cases {
+        let found = refusal(&[setting]);
+        assert!(found.starts_with(message), "{setting}\n found {found}\nwanted {message}");
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_read_are_refused() {
+    let cases = [
+        ("seed", "override `seed`: expected key=value, for example seed=1"),
+        (
+            "model..d_ff=1",
+            "override `model..d_ff=1`: expected field names joined by dots before =, for example model.d_ff=512",
+        ),
+        ("name.x=1", "override `name.x=1`: expected an object at `name`, found \"demo\""),
+    ];
+    for (setting, message) in cases {
+        assert_eq!(refusal(&[setting]), message);
+    }
+}
+
+#[test]
+fn impossible_values_are_refused_with_path_value_range_and_example() {
+    let cases: [(&[&str], &str); 22] = [
+        (
+            &["model.d_model=0"],
+            "model.d_model: found 0, expected a whole number from 1 to 16777216; for example 512",
+        ),
+        (
+            &["model.vocab_size=300"],
+            "model.vocab_size: found 300, expected at least 359: 3 special ids, 256 bytes, 100 sentinels; for example 384",
+        ),
+        (
+            &["model.num_encoder_layers=5"],
+            "model.num_encoder_layers: found 5, expected a multiple of model.moe.every = 2, so that each run has its \
+             sparse block; for example 6",
+        ),
+        (
+            &["model.moe.offset=2"],
+            "model.moe.offset: found 2, expected a whole number from 0 to 1; for example 1",
+        ),
+        (
+            &["model.dropout=1"],
+            "model.dropout: found 1.0, expected a number from 0 to below 1; for example 0.1",
+        ),
+        (
+            &["model.moe.capacity.train_factor=0"],
+            "model.moe.capacity.train_factor: found 0.0, expected a number above 0 that float32 holds; for example 1.25",
+        ),
+        (
+            &["model.norm_epsilon=1e-60"],
+            "model.norm_epsilon: found 1e-60, expected a number above 0 that float32 holds; for example 1e-6",
+        ),
+        (
+            &["model.positions.num_buckets=33"],
+            "model.positions.num_buckets: found 33, expected an even number: the encoder halves it by direction; \
+             for example 34",
+        ),
+        (
+            &["model.positions.max_distance=16"],
+            "model.positions.max_distance: found 16, expected a whole number from 17 to 2147483647; for example 128",
+        ),
+        (
+            &["batch.accumulation=5"],
+            "batch.accumulation: found 5, expected a divisor of batch.sequences = 16; for example 4",
+        ),
+        (
+            &["batch.accumulation=0"],
+            "batch.accumulation: found 0, expected a whole number from 1 to 16; for example 1",
+        ),
+        (
+            &["batch.target_length=28"],
+            "batch.target_length: found 28, expected at least 29, which span corruption fills from 128 inputs; \
+             for example 29",
+        ),
+        (
+            &["batch.input_length=16000000", "batch.sequences=1000"],
+            "batch.sequences: found 1000, expected at most 134, so that 16000000 tokens each are indexed by s32; \
+             for example 134",
+        ),
+        (
+            &["batch.input_length=2048"],
+            "data.objective.mean_span_length: found 3.0, expected longer spans: 114 of them need more than 100 \
+             sentinels; for example 4.0",
+        ),
+        (
+            &["data.objective.noise_density=0.9", "data.objective.mean_span_length=1"],
+            "data.objective.noise_density: found 0.9, expected fewer replaced tokens: 114 spans need as many kept \
+             tokens, not 13; for example 0.15",
+        ),
+        (
+            &["data.objective.kind=causal"],
+            "data.objective.kind: found \"causal\", expected span_corruption, since model.architecture is \
+             encoder_decoder; for example \"span_corruption\"",
+        ),
+        (
+            &["model.architecture=decoder_only"],
+            "model.num_encoder_layers: found 4, expected 0 in a decoder_only model; for example 0",
+        ),
+        (
+            &["schedule.total_steps=50"],
+            "schedule.total_steps: found 50, expected a number of steps from 51 to 2147483647; for example 500",
+        ),
+        (
+            &["batch.sequences=1", "batch.input_length=127", "model.moe.group={\"tokens\":50}"],
+            "model.moe.group.tokens: found 50, expected a size near a divisor of the 127 tokens (1 x 127) of a microbatch, \
+             whose largest divisor up to it is 1; for example 127",
+        ),
+        (
+            &["name=../x"],
+            "name: found \"../x\", expected 1 to 100 letters, digits, dots, dashes and underscores, a letter or digit \
+             first; for example \"demo\"",
+        ),
+        (
+            &["model.d_model=16777216", "model.d_ff=16777216"],
+            "model.d_ff: a stack's feed-forward weight would have 4 x 16777216 x 16777216 = 1125899906842624 elements, \
+             expected at most 281474976710656; make one of layers, d_model, d_ff smaller",
+        ),
+        (
+            &["model.moe.num_experts=1048576", "model.moe.group=sequence", "batch.sequences=1024"],
+            "model.moe.capacity.train_factor: the table of expert slots would have 1024 x 1048576 x 4 = 4294967296 \
+             elements, expected at most 2147483647; make one of groups, moe.num_experts, capacity smaller",
+        ),
+    ];
+    for (overrides, message) in cases {
+        let found = refusal(overrides);
+        assert!(found.starts_with(message), "{overrides:?}\n found {found}\nwanted {message}");
+    }
+}
+
+#[test]
+fn values_built_in_code_are_validated_too() {
+    for value in [f64::NAN, f64::INFINITY, -1.0] {
+        let model = ModelConfig { init_scale: value, ..ModelConfig::default() };
+        assert!(RunConfig { model, ..RunConfig::default() }.resolved().is_err());
+        let moe = MoeConfig { expert_dropout: value, ..MoeConfig::default() };
+        let model = ModelConfig { moe, ..ModelConfig::default() };
+        assert!(RunConfig { model, ..RunConfig::default() }.validate().is_err());
+    }
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let missing = RunConfig::load("no/such/config.json").unwrap_err();
+    assert_eq!(missing.to_string(), "config no/such/config.json: cannot be read");
+    let message = RunConfig::from_json("{\"seed\": }").unwrap_err().to_string();
+    assert_eq!(message, "config is not valid JSON: expected value at line 1 column 10");
+    assert!(
+        RunConfig::from_json("3").unwrap_err().to_string().starts_with("config: invalid type: integer `3`")
+    );
+}
+
+/// Trees of any form, with the field names and words of configurations in them.
+fn trees() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop::sample::select(vec!["adamw", "causal", "batch", "bytes", "decoder_only", "\u{1F600}"])
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 24, 6, |inner| {
+        let key = prop::sample::select(vec!["kind", "tokens", "epsilon", "moe", "path", "d_ff", "x"]);
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((key, inner), 0..4).prop_map(|entries| Value::Object(
+                entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+            )),
+        ]
+    })
+}
+
+/// Pointers to all values of the demo's tree.
+fn pointers() -> Vec<String> {
+    fn walk(value: &Value, here: String, found: &mut Vec<String>) {
+        for (key, inner) in value.as_object().into_iter().flatten() {
+            walk(inner, format!("{here}/{key}"), found);
+        }
+        found.push(here);
+    }
+    let mut found = Vec::new();
+    walk(&serde_json::from_str(&preset("demo").to_json()).unwrap(), String::new(), &mut found);
+    found
+}
+
+/// Whatever is accepted is usable: derived values exist and printing reads back.
+fn usable(config: &RunConfig) {
+    assert_eq!(RunConfig::from_json(&config.to_json()).unwrap(), *config);
+    for (groups, rows) in [
+        (config.input_groups(), config.batch.input_length),
+        (config.target_groups(), config.batch.target_length),
+    ] {
+        assert_eq!(
+            groups.num_groups * groups.tokens_per_group,
+            config.batch.sequences_per_microbatch() * rows
+        );
+        let capacity = config.model.moe.capacity_for(groups.tokens_per_group, true);
+        assert!((1..=groups.tokens_per_group).contains(&capacity));
+    }
+    assert!(config.model.parameter_count() < u64::MAX);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(512) })]
+
+    #[test]
+    fn no_change_of_a_value_panics(pointer in prop::sample::select(pointers()), value in trees()) {
+        let mut tree: Value = serde_json::from_str(&preset("demo").to_json()).unwrap();
+        if let Some(place) = tree.pointer_mut(&pointer) {
+            *place = value;
+        }
+        if let Ok(config) = RunConfig::from_json(&tree.to_string()) {
+            usable(&config);
+        }
+    }
+
+    #[test]
+    fn no_change_of_a_byte_panics(at in 0_usize..1_000, byte in any::<u8>(), cut in any::<bool>()) {
+        let mut bytes = preset("demo").to_json().into_bytes();
+        let at = at % bytes.len();
+        if cut { bytes.truncate(at) } else { bytes[at] = byte }
+        if let Ok(config) = RunConfig::from_json(&String::from_utf8_lossy(&bytes)) {
+            usable(&config);
+        }
+    }
+
+    #[test]
+    fn no_override_panics(setting in "[a-z_.]{0,20}=?[-a-z0-9.{}\":]{0,12}") {
+        if let Ok(config) = with(&[&setting]) {
+            usable(&config);
+        }
+    }
+
+    #[test]
+    fn no_size_panics(values in prop::collection::vec(prop_oneof![0_u64..70, any::<u64>()], 8)) {
+        let keys = ["d_model", "d_ff", "num_heads", "num_encoder_layers", "vocab_size"];
+        let mut tree = json!({"batch": {"sequences": values[5], "input_length": values[6]}, "model": {"moe": {"num_experts": values[7]}}});
+        for (key, value) in keys.into_iter().zip(&values) {
+            tree["model"][key] = json!(value);
+        }
+        if let Ok(config) = RunConfig::from_json(&tree.to_string()) {
+            usable(&config);
+        }
+    }
+}
