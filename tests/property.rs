@@ -105,6 +105,10 @@ const PER_MODULE: usize = 8;
 fn xla_accepts_the_graphs_and_computes_the_same_values() {
     let backend = switchyard::runtime::cpu::open(1).unwrap();
     let cases: Vec<Case> = cases().collect();
+    if let [case] = &cases[..] {
+        // XLA may end the process, so this comes first.
+        eprintln!("{}", listing(&case.graph));
+    }
     let modules = cases.chunks(PER_MODULE);
     let wrong: Vec<String> =
         modules.flat_map(|cases| common::xla_cpu::disagreements(&backend, cases)).take(5).collect();
