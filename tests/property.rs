@@ -95,3 +95,22 @@ const OTHERS: [&str; 38] = [
     "partition_id",
     "stop_gradient",
 ];
+
+/// Graphs per compiled module: compilation costs more per module than per operation.
+#[cfg(feature = "cpu")]
+const PER_MODULE: usize = 8;
+
+#[cfg(feature = "cpu")]
+#[test]
+fn xla_accepts_the_graphs_and_computes_the_same_values() {
+    let backend = switchyard::runtime::cpu::open(1).unwrap();
+    let cases: Vec<Case> = cases().collect();
+    if let [case] = &cases[..] {
+        // XLA may end the process, so this comes first.
+        eprintln!("{}", listing(&case.graph));
+    }
+    let modules = cases.chunks(PER_MODULE);
+    let wrong: Vec<String> =
+        modules.flat_map(|cases| common::xla_cpu::disagreements(&backend, cases)).take(5).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

@@ -120,6 +120,9 @@ fn on_scalars(module: &mut Module, graph: &Graph) -> i64 {
 ///
 /// XLA aliases the tuple in place, so that an iteration touches one element of each x and y.
 pub(super) fn scan(t: &mut Target, scan: &Scan, x: &[&Inst], types: &[TensorType]) -> Vec<Inst> {
+    if scan.length == 0 {
+        return no_steps(t, scan, x, types);
+    }
     let mut state = vec![t.f.scalar(t.module, DType::S32, 0.0)];
     state.extend(owned(x));
     for ty in &types[scan.num_carry..] {
@@ -133,6 +136,16 @@ pub(super) fn scan(t: &mut Target, scan: &Scan, x: &[&Inst], types: &[TensorType
     let first_carry = 1 + scan.num_consts;
     let first_y = 1 + x.len();
     [&last[first_carry..first_carry + scan.num_carry], &last[first_y..]].concat()
+}
+
+/// The initial carry and empty ys: a body would take a row out of nothing, which XLA refuses.
+fn no_steps(t: &mut Target, scan: &Scan, x: &[&Inst], types: &[TensorType]) -> Vec<Inst> {
+    let carry = x[scan.num_consts..][..scan.num_carry].iter().map(|&c| c.clone());
+    let mut results: Vec<Inst> = carry.collect();
+    for ty in &types[scan.num_carry..] {
+        results.push(t.f.zeros(t.module, ty));
+    }
+    results
 }
 
 /// `index < length`.

@@ -25,10 +25,21 @@ fn divisible(s: &mut Sketch, parts: usize, fits: impl Fn(&TensorType) -> bool) -
     (x, dim)
 }
 
+/// XLA's CPU collectives know `and` and `or` of truth values only.
+fn reducer(s: &mut Sketch, x: usize) -> Reducer {
+    let dtype = s.known[x].ty.dtype;
+    loop {
+        let reducer = actions::reducer(&mut s.dice, dtype);
+        if dtype == DType::Pred || !matches!(reducer, Reducer::And | Reducer::Or) {
+            return reducer;
+        }
+    }
+}
+
 pub fn all_reduce(s: &mut Sketch) {
     let groups = groups(s);
     let x = s.any(|_| true);
-    let reducer = actions::reducer(&mut s.dice, s.known[x].ty.dtype);
+    let reducer = reducer(s, x);
     s.apply(Op::AllReduce { reducer, groups }, &[x]);
 }
 
@@ -41,7 +52,7 @@ pub fn all_gather(s: &mut Sketch) {
 pub fn reduce_scatter(s: &mut Sketch) {
     let groups = groups(s);
     let (x, dim) = divisible(s, groups[0].len(), |_| true);
-    let reducer = actions::reducer(&mut s.dice, s.known[x].ty.dtype);
+    let reducer = reducer(s, x);
     s.apply(Op::ReduceScatter { dim, reducer, groups }, &[x]);
 }
 
