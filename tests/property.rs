@@ -50,8 +50,10 @@ fn every_operation_appears_among_the_graphs() {
     for case in cases() {
         seen.extend(case.graph.nodes().iter().map(|node| node.op.name()));
     }
-    let elementwise = UnaryOp::ALL.iter().map(|op| op.opcode()).chain(BinaryOp::ALL.iter().map(|op| op.opcode()));
-    let missing: Vec<&str> = elementwise.chain(OTHERS.iter().copied()).filter(|op| !seen.contains(op)).collect();
+    let elementwise =
+        UnaryOp::ALL.iter().map(|op| op.opcode()).chain(BinaryOp::ALL.iter().map(|op| op.opcode()));
+    let missing: Vec<&str> =
+        elementwise.chain(OTHERS.iter().copied()).filter(|op| !seen.contains(op)).collect();
     assert!(missing.is_empty(), "no graph has {missing:?}");
 }
 

@@ -59,7 +59,8 @@ pub fn error(op: &Op, x: &[&Known], y: &Known) -> Option<f64> {
         }
         Op::Scatter { combiner: Combiner::Reduce(reducer), .. } => {
             let terms = 1 + x[2].ty.elements();
-            let either = Known { magnitude: x[0].magnitude.max(x[2].magnitude), error: worst, ..x[0].clone() };
+            let either =
+                Known { magnitude: x[0].magnitude.max(x[2].magnitude), error: worst, ..x[0].clone() };
             combined(*reducer, &either, terms, y)?
         }
         // The rest moves or chooses.
