@@ -136,8 +136,8 @@ pub(super) fn check_arguments(
         if arguments.len() != expected {
             return Err(RuntimeError::ArgumentCount { replica, expected, found: arguments.len() });
         }
-        for index in 0..expected {
-            check_argument(signature, replica, index, &arguments[index])?;
+        for (index, argument) in arguments.iter().enumerate() {
+            check_argument(signature, replica, index, argument)?;
         }
     }
     Ok(())
