@@ -50,8 +50,10 @@ fn every_operation_appears_among_the_graphs() {
     for case in cases() {
         seen.extend(case.graph.nodes().iter().map(|node| node.op.name()));
     }
-    let elementwise = UnaryOp::ALL.iter().map(|op| op.opcode()).chain(BinaryOp::ALL.iter().map(|op| op.opcode()));
-    let missing: Vec<&str> = elementwise.chain(OTHERS.iter().copied()).filter(|op| !seen.contains(op)).collect();
+    let elementwise =
+        UnaryOp::ALL.iter().map(|op| op.opcode()).chain(BinaryOp::ALL.iter().map(|op| op.opcode()));
+    let missing: Vec<&str> =
+        elementwise.chain(OTHERS.iter().copied()).filter(|op| !seen.contains(op)).collect();
     assert!(missing.is_empty(), "no graph has {missing:?}");
 }
 
@@ -100,9 +102,19 @@ const OTHERS: [&str; 38] = [
 #[cfg(feature = "cpu")]
 const PER_MODULE: usize = 8;
 
+/// Has XLA translate plainly: ten thousand small kernels run once each. Other test programs use its defaults.
+#[cfg(feature = "cpu")]
+fn compile_fast() {
+    let flags = std::env::var("XLA_FLAGS").unwrap_or_default();
+    let plain = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false";
+    // SAFETY: XLA has not started, and nothing else here reads the environment from C.
+    unsafe { std::env::set_var("XLA_FLAGS", format!("{flags} {plain}")) };
+}
+
 #[cfg(feature = "cpu")]
 #[test]
 fn xla_accepts_the_graphs_and_computes_the_same_values() {
+    compile_fast();
     let backend = switchyard::runtime::cpu::open(1).unwrap();
     let cases: Vec<Case> = cases().collect();
     if let [case] = &cases[..] {

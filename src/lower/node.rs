@@ -66,6 +66,8 @@ fn single(t: &mut Target, op: &Op, x: &[&Inst], ty: &TensorType) -> Inst {
         Op::Parameter { .. } => t.f.parameter(t.module, shape),
         Op::Constant(literal) => t.f.constant(t.module, literal),
         Op::Iota { dim, .. } => t.emit("iota", shape, x, |p| p.dimensions = vec![*dim as i64]),
+        // XLA has no `abs` of unsigned numbers.
+        Op::Unary(UnaryOp::Abs) if ty.dtype.domain() == Domain::Unsigned => x[0].clone(),
         Op::Unary(op) => t.emit(op.opcode(), shape, x, |_| ()),
         Op::Binary(op) => t.emit(op.opcode(), shape, x, |_| ()),
         Op::Compare(direction) => {

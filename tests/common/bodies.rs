@@ -25,7 +25,8 @@ pub fn steps(
             break;
         }
         let x = dice.pick(&pool);
-        let y = if depth < 2 && dice.chance(15) { nested(b, dice, x, depth)? } else { step(b, dice, x, &pool)? };
+        let y =
+            if depth < 2 && dice.chance(15) { nested(b, dice, x, depth)? } else { step(b, dice, x, &pool)? };
         pool.push(y);
     }
     results.iter().map(|ty| value_of(b, dice, &pool, ty)).collect()
@@ -102,7 +103,8 @@ fn nested(b: &mut Builder, dice: &mut Dice, x: Value, depth: usize) -> Result<Va
             Ok(b.call_graph("inner", inner, RematPolicy::SaveAll, &[x])?[0])
         }
         1 => {
-            let branches = vec![body(dice, &ty, &ty, depth + 1).into(), body(dice, &ty, &ty, depth + 1).into()];
+            let branches =
+                vec![body(dice, &ty, &ty, depth + 1).into(), body(dice, &ty, &ty, depth + 1).into()];
             let index = b.constant(Literal::scalar(dice.below(3) as i32 - 1))?;
             Ok(b.conditional(index, branches, &[x])?[0])
         }

@@ -33,6 +33,9 @@ pub fn error(op: &Op, x: &[&Known], y: &Known) -> Option<f64> {
     let exact = x.iter().all(|x| x.exact());
     let worst = x.iter().map(|x| x.error).fold(0.0, f64::max);
     let calls = matches!(op, Op::While { .. } | Op::Scan(_) | Op::Conditional { .. } | Op::Call(_));
+    if chooses_by_size(op) && x.iter().any(|x| x.nan || calls && !x.finite) {
+        return None;
+    }
     if calls && y.ty.dtype.is_float() {
         return Some(body_error(op, x, y));
     }
@@ -59,13 +62,30 @@ pub fn error(op: &Op, x: &[&Known], y: &Known) -> Option<f64> {
         }
         Op::Scatter { combiner: Combiner::Reduce(reducer), .. } => {
             let terms = 1 + x[2].ty.elements();
-            let either = Known { magnitude: x[0].magnitude.max(x[2].magnitude), error: worst, ..x[0].clone() };
+            let either =
+                Known { magnitude: x[0].magnitude.max(x[2].magnitude), error: worst, ..x[0].clone() };
             combined(*reducer, &either, terms, y)?
         }
         // The rest moves or chooses.
         _ => worst,
     };
     Some(if bound == 0.0 { 0.0 } else { bound + floor(y.ty.dtype) })
+}
+
+/// Whether the operation, or a body as the tests make them, takes a maximum or minimum. XLA's CPU code paths differ in whether
+/// those keep NaN.
+fn chooses_by_size(op: &Op) -> bool {
+    match op {
+        Op::Binary(BinaryOp::Max | BinaryOp::Min) | Op::Clamp => true,
+        Op::Reduce { reducer, .. }
+        | Op::AllReduce { reducer, .. }
+        | Op::ReduceScatter { reducer, .. }
+        | Op::Scatter { combiner: Combiner::Reduce(reducer), .. } => {
+            matches!(reducer, Reducer::Max | Reducer::Min)
+        }
+        Op::While { .. } | Op::Scan(_) | Op::Conditional { .. } | Op::Call(_) => true,
+        _ => false,
+    }
 }
 
 /// Whether later operations may read the value: it is neither huge nor lost in rounding.

@@ -5,8 +5,7 @@ use super::sketch::Sketch;
 use switchyard::ir::*;
 
 /// The actions of this file.
-pub const ALL: &[Action] =
-    &[all_reduce, all_gather, reduce_scatter, all_to_all, collective_permute, ids];
+pub const ALL: &[Action] = &[all_reduce, all_gather, reduce_scatter, all_to_all, collective_permute, ids];
 
 /// All replicas in random groups of one random size.
 fn groups(s: &mut Sketch) -> ReplicaGroups {
@@ -17,9 +16,11 @@ fn groups(s: &mut Sketch) -> ReplicaGroups {
     replicas.chunks(size).map(<[usize]>::to_vec).collect()
 }
 
-/// A value with an axis that divides into `parts`, and that axis.
+/// A value with an axis that divides into `parts`, and that axis. XLA divides by the size of the axis, so it is not 0.
 fn divisible(s: &mut Sketch, parts: usize, fits: impl Fn(&TensorType) -> bool) -> (usize, usize) {
-    let divides = |ty: &TensorType| (0..ty.rank()).filter(|&d| ty.shape[d] % parts == 0).collect::<Vec<_>>();
+    let divides = |ty: &TensorType| {
+        (0..ty.rank()).filter(|&d| ty.shape[d] > 0 && ty.shape[d] % parts == 0).collect::<Vec<_>>()
+    };
     let x = s.any(|ty| fits(ty) && ty.elements() <= 60 && !divides(ty).is_empty());
     let dim = s.dice.pick(&divides(&s.known[x].ty));
     (x, dim)
@@ -60,6 +61,9 @@ pub fn all_to_all(s: &mut Sketch) {
     let groups = groups(s);
     let (x, split_dim) = divisible(s, groups[0].len(), |_| true);
     let concat_dim = s.dice.below(s.known[x].ty.rank());
+    if s.known[x].ty.shape[concat_dim] == 0 {
+        return;
+    }
     s.apply(Op::AllToAll { split_dim, concat_dim, groups }, &[x]);
 }
 

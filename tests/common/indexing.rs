@@ -63,7 +63,8 @@ fn plan(s: &mut Sketch, ty: &TensorType) -> Plan {
 impl Plan {
     /// The batching axes as axes of the indices.
     fn index_batching(&self) -> Vec<usize> {
-        let past = |p: &usize| p + usize::from(*p >= self.vector_dim && self.vector_dim < self.index_type.rank());
+        let past =
+            |p: &usize| p + usize::from(*p >= self.vector_dim && self.vector_dim < self.index_type.rank());
         self.batching_places.iter().map(past).collect()
     }
 

@@ -20,10 +20,8 @@ pub fn sort(s: &mut Sketch) {
     }
     let direction = s.dice.pick(&[Direction::Lt, Direction::Gt]);
     let negate = ty.dtype.is_float() && s.dice.chance(30);
-    let scalars: Vec<TensorType> = operands
-        .iter()
-        .flat_map(|&x| vec![TensorType::scalar(s.known[x].ty.dtype); 2])
-        .collect();
+    let scalars: Vec<TensorType> =
+        operands.iter().flat_map(|&x| vec![TensorType::scalar(s.known[x].ty.dtype); 2]).collect();
     let comparator = Builder::graph(&scalars, |b, v| {
         let (mut x, mut y) = (v[0], v[1]);
         if negate {

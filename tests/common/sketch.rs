@@ -22,6 +22,8 @@ pub struct Known {
     pub least: f64,
     /// No element is NaN or infinite.
     pub finite: bool,
+    /// Some element is NaN.
+    pub nan: bool,
     /// Later operations may read it.
     pub usable: bool,
 }
@@ -40,6 +42,7 @@ impl Known {
             error: 0.0,
             magnitude: sizes().filter(|x| x.is_finite()).fold(0.0, f64::max),
             least: sizes().fold(f64::INFINITY, f64::min),
+            nan: elements.iter().any(|x| x.is_nan()),
             finite: elements.iter().all(|x| x.is_finite()),
             usable: true,
             rows,
