@@ -99,6 +99,15 @@ impl Literal {
         (T::DTYPE == self.ty.dtype).then(|| elements.map(bytemuck::pod_read_unaligned).collect())
     }
 
+    /// Whether no element is an infinity or NaN.
+    pub fn is_finite(&self) -> bool {
+        match self.ty.dtype {
+            // Without a copy of eight bytes per element: checkpoints are large.
+            DType::F32 => self.bytes.chunks_exact(4).all(|c| f32::is_finite(bytemuck::pod_read_unaligned(c))),
+            dtype => !dtype.is_float() || self.to_f64().iter().all(|x| x.is_finite()),
+        }
+    }
+
     /// The elements as `f64`, whatever the element type (64-bit integers may round).
     pub fn to_f64(&self) -> Vec<f64> {
         fn each<T: bytemuck::Pod>(bytes: &[u8], to: impl Fn(T) -> f64) -> Vec<f64> {

@@ -1,7 +1,7 @@
 //! The loss on held-out text.
 
 use super::session::Session;
-use super::{TrainError, data_spec, run::literals};
+use super::{TrainError, data_spec, run::batch_inputs};
 use crate::data::Corpus;
 use std::path::PathBuf;
 
@@ -27,7 +27,7 @@ pub fn held_out(
     let [mut loss, mut correct, mut tokens] = [0.0; 3];
     let mut batches = 0;
     for batch in corpus.held_out().take(max_batches.max(1)) {
-        let outputs = session.run("eval_step", literals(batch?)?)?;
+        let outputs = session.run("eval_step", batch_inputs(batch?)?)?;
         let sum = |name: &str| {
             let value = outputs.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_f64());
             value.and_then(|v| v.first().copied()).unwrap_or(f64::NAN)

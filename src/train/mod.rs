@@ -8,7 +8,7 @@ mod session;
 
 pub use evaluate::{HeldOutLoss, held_out};
 pub use generate::{GenerateError, Generator, Sampling};
-pub use run::{Options, Outcome, TrainError, train};
+pub use run::{Options, Outcome, TrainError, batch_inputs, train};
 pub use session::{Named, Session, SessionError};
 
 use crate::config::{self, RunConfig};
@@ -16,7 +16,7 @@ use crate::data::{DataSpec, Objective, TokenizerSpec};
 use std::path::PathBuf;
 
 /// The data of a run in batches of so many rows.
-fn data_spec(config: &RunConfig, paths: &[PathBuf], sequences: usize) -> DataSpec {
+pub fn data_spec(config: &RunConfig, paths: &[PathBuf], sequences: usize) -> DataSpec {
     DataSpec {
         paths: paths.to_vec(),
         objective: match config.data.objective {

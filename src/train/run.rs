@@ -48,8 +48,8 @@ pub enum TrainError {
     OtherConfig { path: PathBuf, expected: String, found: String },
     #[error("the data position in `{}` cannot be read: {problem}", path.display())]
     BadPosition { path: PathBuf, problem: String },
-    #[error("the loss of step {step} is {loss}; {kept}")]
-    NonFinite { step: u64, loss: f64, kept: String },
+    #[error("the {what} of step {step} is {value}; {kept}; resume from it with a lower learning rate")]
+    NonFinite { step: u64, what: &'static str, value: f64, kept: String },
     #[error("no text is held out; set `data.held_out` above 0 or give more text")]
     NoHeldOut,
     #[error("the data ended at step {step}")]
@@ -190,24 +190,32 @@ impl Run<'_> {
     fn step(&mut self, batch: Batch) -> Result<Record, TrainError> {
         let start = Instant::now();
         let position = batch.position.clone();
-        let outputs = self.session.run("train_step", literals(batch)?)?;
+        let outputs = self.session.run("train_step", batch_inputs(batch)?)?;
         self.step += 1;
         if let Some(position) = position {
             self.position = position;
         }
         let record = self.reporter.step_record(self.step, &outputs, start.elapsed());
-        let loss = record.value(names::LOSS).unwrap_or(f64::NAN);
-        if !loss.is_finite() {
-            self.reporter.record(&record)?;
-            let kept = match checkpoint::latest(&self.checkpoints)?.checkpoint {
-                Some(found) => format!("the last good checkpoint is `{}`", found.path().display()),
-                None => "no checkpoint was written before".into(),
-            };
-            return Err(TrainError::NonFinite { step: self.step, loss, kept });
+        for (what, name) in [("loss", names::LOSS), ("gradient norm", "grad_norm")] {
+            let value = record.value(name).unwrap_or(f64::NAN);
+            if !value.is_finite() {
+                self.reporter.record(&record)?;
+                let kept = self.last_good()?;
+                return Err(TrainError::NonFinite { step: self.step, what, value, kept });
+            }
         }
         Ok(record)
     }
 
+    /// What is left of a run that diverged.
+    fn last_good(&self) -> Result<String, TrainError> {
+        Ok(match checkpoint::latest(&self.checkpoints)?.checkpoint {
+            Some(found) => format!("the last good checkpoint is `{}`", found.path().display()),
+            None => "no checkpoint was written before".into(),
+        })
+    }
+
+    /// Saves the state. One that is not finite is refused: an update can overflow a step before the loss shows it.
     fn save(&mut self) -> Result<(u64, checkpoint::Saved), TrainError> {
         let manifest = &self.session.artifact().manifest;
         let position = serde_json::to_string(&self.position).map_err(|e| TrainError::BadPosition {
@@ -222,14 +230,15 @@ impl Run<'_> {
         };
         let layout = self.session.state_layout();
         let session = &self.session;
-        let saved = checkpoint::save(&self.checkpoints, &meta, &layout, |i| session.state(&layout[i].0))?;
+        let fetch = |i: usize| session.finite_state(&layout[i].0);
+        let saved = checkpoint::save(&self.checkpoints, &meta, &layout, fetch)?;
         checkpoint::prune(&self.checkpoints, self.step, self.options.keep_checkpoints)?;
         Ok((self.step, saved))
     }
 }
 
 /// The named inputs of a program for this batch.
-pub(super) fn literals(batch: Batch) -> Result<Named, TrainError> {
+pub fn batch_inputs(batch: Batch) -> Result<Named, SessionError> {
     let named = [("inputs", batch.inputs), ("targets", Some(batch.targets))];
     let mut out = vec![];
     for (name, tokens) in named {

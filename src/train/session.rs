@@ -21,6 +21,8 @@ pub enum SessionError {
     InputType { program: String, name: String, expected: String, found: TensorType },
     #[error("an input is malformed: {0}")]
     Input(String),
+    #[error("`{name}` of the state holds numbers that are not finite; the run has diverged")]
+    NotFinite { name: String },
     #[error("there is no state yet: initialise or restore it first")]
     NoState,
     #[error("program `{program}`")]
@@ -112,6 +114,15 @@ impl Session {
     pub fn state(&self, name: &str) -> Result<Literal, SessionError> {
         let buffer = self.state.get(name).ok_or(SessionError::NoState)?;
         buffer.download().map_err(|e| runtime("state", e))
+    }
+
+    /// As [`Session::state`]. Errors: [`SessionError::NotFinite`] if the tensor holds infinities or NaN.
+    pub fn finite_state(&self, name: &str) -> Result<Literal, SessionError> {
+        let value = self.state(name)?;
+        if !value.is_finite() {
+            return Err(SessionError::NotFinite { name: name.into() });
+        }
+        Ok(value)
     }
 
     /// Whether every tensor of the state is there.

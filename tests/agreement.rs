@@ -1,0 +1,214 @@
+//! Different ways to build the same model give the same numbers: both dispatch forms, scanned and unrolled blocks, every
+//! rematerialisation policy, one batch and its microbatches.
+#![cfg(feature = "cpu")]
+
+use std::collections::BTreeMap;
+use std::sync::Once;
+use switchyard::artifact;
+use switchyard::config::RunConfig;
+use switchyard::ir::Literal;
+use switchyard::runtime::cpu;
+use switchyard::train::{Named, Session};
+
+/// Updates are the gradients themselves: with this epsilon AdamW's first step is `-rate * g / epsilon` to six digits.
+const BASE: &str = r#"{
+    "model": {
+        "vocab_size": 384, "d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2,
+        "num_encoder_layers": 4, "num_decoder_layers": 4, "feed_forward": "gated_gelu",
+        "moe": {"num_experts": 4, "every": 2, "z_loss_coef": 0.001, "expert_dropout": 0.2,
+                "capacity": {"train_factor": 1.0, "minimum": 1}}
+    },
+    "batch": {"sequences": 4, "input_length": 24},
+    "optimizer": {"kind": "adamw", "epsilon": 1e6, "weight_decay": 0.0},
+    "schedule": {"kind": "constant", "rate": 1e6, "warmup_steps": 0}
+}"#;
+
+/// The state after one step and what the step reports.
+struct Step {
+    state: BTreeMap<String, Vec<f64>>,
+    metrics: BTreeMap<String, Vec<f64>>,
+}
+
+/// The CPU client, compiling fast instead of well.
+fn session(artifact: artifact::Artifact) -> Session {
+    static FLAGS: Once = Once::new();
+    // SAFETY: the first thing that any test here does with the environment, and done once.
+    FLAGS.call_once(|| unsafe { std::env::set_var("XLA_FLAGS", "--xla_backend_optimization_level=0") });
+    Session::new(cpu::open_dyn(1).unwrap(), artifact)
+}
+
+fn config(changes: &[(&str, serde_json::Value)]) -> RunConfig {
+    let mut json: serde_json::Value = serde_json::from_str(BASE).unwrap();
+    for (path, value) in changes {
+        let mut place = &mut json;
+        for key in path.split('.') {
+            place = &mut place[key];
+        }
+        *place = value.clone();
+    }
+    RunConfig::from_json(&json.to_string()).unwrap()
+}
+
+fn tokens(rows: usize, length: usize, seed: u64) -> Literal {
+    let mut state = seed;
+    let draw = |i: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        // The last two tokens of every other row are padding.
+        if (i / length).is_multiple_of(2) && i % length >= length - 2 {
+            0
+        } else {
+            3 + (state >> 33) as i32 % 250
+        }
+    };
+    let data: Vec<i32> = (0..rows * length).map(draw).collect();
+    Literal::new([rows, length], &data).unwrap()
+}
+
+fn batch(config: &RunConfig) -> Named {
+    let sizes = &config.batch;
+    vec![
+        ("inputs".into(), tokens(sizes.sequences, sizes.input_length, 1)),
+        ("targets".into(), tokens(sizes.sequences, sizes.target_length, 2)),
+    ]
+}
+
+/// One step from the same state for every configuration: parameters depend on names, shapes and the seed alone.
+fn step(changes: &[(&str, serde_json::Value)], state: &Named) -> Step {
+    let config = config(changes);
+    let artifact = artifact::compile_programs(&config, &["train_step"]).unwrap();
+    let mut session = session(artifact);
+    for (name, value) in state {
+        session.set_state(name, value).unwrap();
+    }
+    let metrics = session.run("train_step", batch(&config)).unwrap();
+    let read = |(name, value): (String, Literal)| (name, value.to_f64());
+    let names: Vec<String> = state.iter().map(|(name, _)| name.clone()).collect();
+    let state = names.into_iter().map(|name| (name.clone(), session.state(&name).unwrap()));
+    Step { state: state.map(read).collect(), metrics: metrics.into_iter().map(read).collect() }
+}
+
+fn first_state() -> Named {
+    let config = config(&[]);
+    let artifact = artifact::compile_programs(&config, &["init"]).unwrap();
+    let mut session = session(artifact);
+    session.init(7).unwrap();
+    let names = session.state_layout().into_iter().map(|(name, _)| name);
+    names.map(|name| (name.clone(), session.state(&name).unwrap())).collect()
+}
+
+/// The norm of the difference over the norm of the first.
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut a.iter().copied()).max(1e-12)
+}
+
+/// Gradients of all parameters (as the change of the state) and all metrics agree within `tolerance`.
+fn assert_agree(what: &str, before: &Named, a: &Step, b: &Step, tolerance: f64) {
+    for (name, value) in &a.metrics {
+        let found = distance(value, &b.metrics[name]);
+        assert!(
+            found < tolerance,
+            "{what}: metric {name} differs by {found}: {value:?}, {:?}",
+            b.metrics[name]
+        );
+    }
+    for (name, start) in before.iter().filter(|(name, _)| !name.starts_with("optimizer/") && name != "key") {
+        let change = |step: &Step| -> Vec<f64> {
+            step.state[name].iter().zip(start.to_f64()).map(|(new, old)| new - old).collect()
+        };
+        let (a, b) = (change(a), change(b));
+        assert!(a.iter().any(|x| *x != 0.0), "{what}: {name} has no gradient");
+        // Differences of stored float32 weights carry their rounding too.
+        let rounding = start.to_f64().iter().map(|x| x * x).sum::<f64>().sqrt() * 1e-7;
+        let error = a.iter().zip(&b).map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt();
+        let norm = a.iter().map(|x| x * x).sum::<f64>().sqrt();
+        assert!(
+            error <= tolerance * norm + rounding,
+            "{what}: gradient of {name} differs by {}",
+            error / norm
+        );
+    }
+}
+
+/// Float32 sums in another order.
+const ROUNDING: f64 = 2e-5;
+
+#[test]
+fn all_ways_to_build_a_step_agree() {
+    let state = first_state();
+    let reference = step(&[("model.moe.dispatch", "einsum".into())], &state);
+    let dropped: f64 = reference.metrics["layers/dropped"].iter().sum();
+    assert!(dropped > 0.0, "the capacity must bind somewhere, or dropping is not tested");
+    let einsum = |key: &'static str, value: serde_json::Value| {
+        vec![("model.moe.dispatch", "einsum".into()), (key, value)]
+    };
+    let variants = [
+        ("gather against einsum", vec![("model.moe.dispatch", "gather".into())]),
+        ("unrolled against scanned blocks", einsum("model.scan_blocks", false.into())),
+        ("matrix products kept", einsum("model.remat", "dots".into())),
+        ("nothing kept", einsum("model.remat", "full".into())),
+        (
+            "gather, unrolled, nothing kept",
+            vec![
+                ("model.moe.dispatch", "gather".into()),
+                ("model.scan_blocks", false.into()),
+                ("model.remat", "full".into()),
+            ],
+        ),
+    ];
+    for (what, changes) in variants {
+        assert_agree(what, &state, &reference, &step(&changes, &state), ROUNDING);
+    }
+}
+
+#[test]
+fn both_dispatch_forms_agree_in_groups() {
+    let state = first_state();
+    for group in [serde_json::json!("sequence"), serde_json::json!({"tokens": 16})] {
+        let with = |form: &str| {
+            step(&[("model.moe.group", group.clone()), ("model.moe.dispatch", form.into())], &state)
+        };
+        assert_agree(&format!("group {group}"), &state, &with("einsum"), &with("gather"), ROUNDING);
+    }
+}
+
+#[test]
+fn microbatches_add_up_to_the_batch() {
+    // Noise depends on the microbatch, so there is none here; groups are sequences, so capacities are the same.
+    let quiet = |accumulation: usize| {
+        vec![
+            ("model.moe.expert_dropout", 0.0.into()),
+            ("model.moe.router", serde_json::json!({"kind": "switch", "exploration": {"kind": "argmax"}})),
+            ("model.moe.group", "sequence".into()),
+            // Means over real tokens of a microbatch differ from those of the batch where padding does.
+            ("model.moe.z_loss_coef", 0.0.into()),
+            ("model.moe.load_balancing_coef", 0.0.into()),
+            ("batch.accumulation", accumulation.into()),
+        ]
+    };
+    let state = first_state();
+    let whole = step(&quiet(1), &state);
+    for accumulation in [2, 4] {
+        let mut parts = step(&quiet(accumulation), &state);
+        // Reported as means of means over microbatches, whose numbers of real tokens differ.
+        for name in whole.metrics.keys().filter(|name| name.starts_with("layers/")) {
+            parts.metrics.insert(name.clone(), whole.metrics[name].clone());
+        }
+        assert_agree(&format!("{accumulation} microbatches"), &state, &whole, &parts, ROUNDING);
+    }
+}
+
+#[test]
+fn noise_depends_on_the_step() {
+    let state = first_state();
+    let later: Named = state
+        .iter()
+        .map(|(name, value)| {
+            let value = if name == "step" { Literal::scalar(1i32) } else { value.clone() };
+            (name.clone(), value)
+        })
+        .collect();
+    let (a, b) = (step(&[], &state), step(&[], &later));
+    assert!(distance(&a.metrics["loss"], &b.metrics["loss"]) > 1e-4);
+}
