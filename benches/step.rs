@@ -18,7 +18,9 @@ fn main() -> anyhow::Result<()> {
     if !std::env::args().any(|arg| arg == "--bench") {
         return Ok(());
     }
-    println!("config  products GFLOP  peak GFLOP/s  products s  step s (min, max)      step / products  compile s");
+    println!(
+        "config  products GFLOP  peak GFLOP/s  products s  step s (min, max)      step / products  compile s"
+    );
     for name in ["demo", "small"] {
         row(name)?;
     }
@@ -74,10 +76,7 @@ fn batch(config: &RunConfig, seed: u64) -> anyhow::Result<Named> {
         let data: Vec<i32> = (0..count).map(draw).collect();
         Literal::new([sizes.sequences, length], &data)
     };
-    Ok(vec![
-        ("inputs".into(), tokens(sizes.input_length)?),
-        ("targets".into(), tokens(sizes.target_length)?),
-    ])
+    Ok(vec![("inputs".into(), tokens(sizes.input_length)?), ("targets".into(), tokens(sizes.target_length)?)])
 }
 
 /// FLOP/s of one large product, the best of three.
