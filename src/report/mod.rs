@@ -7,8 +7,10 @@
 //! - [`peak_resident_bytes`] is the peak memory of this process.
 
 mod error;
+mod legend;
 mod memory;
 mod metrics;
+mod palette;
 mod picture;
 mod progress;
 mod series;

@@ -1,12 +1,13 @@
 //! One SVG of a run: the loss above, the load of the experts below.
 
+use super::legend::{Legend, font, text};
 use super::metrics::{names, read_metrics};
+use super::palette::{BLUE, GREY, GRID, INK, VERMILLION, expert_colour, pale};
 use super::series::{self, Curve, Load};
 use super::{Record, ReportError};
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
-use plotters::style::text_anchor::{HPos, Pos, VPos};
 use std::fmt::Display;
 use std::path::Path;
 
@@ -17,31 +18,6 @@ const LOSS_HEIGHT: u32 = 480;
 /// The column at the right that holds the legends.
 const LEGEND_WIDTH: u32 = 236;
 const MAX_LEGEND_EXPERTS: usize = 12;
-
-/// Okabe and Ito's palette: its colours differ for every kind of colour vision.
-const BLUE: RGBColor = RGBColor(0, 114, 178);
-const VERMILLION: RGBColor = RGBColor(213, 94, 0);
-const INK: RGBColor = RGBColor(34, 34, 34);
-const GREY: RGBColor = RGBColor(105, 105, 105);
-const GRID: RGBColor = RGBColor(228, 228, 228);
-const EXPERTS: [RGBColor; 8] = [
-    RGBColor(86, 180, 233),
-    RGBColor(230, 159, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(240, 228, 66),
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(204, 121, 167),
-    RGBColor(170, 170, 170),
-];
-/// Ends and middles of the viridis map, for more experts than [`EXPERTS`] has colours.
-const RAMP: [RGBColor; 5] = [
-    RGBColor(68, 1, 84),
-    RGBColor(59, 82, 139),
-    RGBColor(33, 145, 140),
-    RGBColor(94, 201, 98),
-    RGBColor(253, 231, 37),
-];
 
 /// What the picture shows and under which names it finds it.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,8 +75,8 @@ pub fn draw_picture(records: &[Record], options: &PictureOptions) -> Result<Stri
     Ok(svg)
 }
 
-type Svg<'a> = SVGBackend<'a>;
-type Area<'a> = DrawingArea<Svg<'a>, Shift>;
+pub(super) type Svg<'a> = SVGBackend<'a>;
+pub(super) type Area<'a> = DrawingArea<Svg<'a>, Shift>;
 type Chart<'a, 'b> = ChartContext<'b, Svg<'a>, Cartesian2d<RangedCoordf64, RangedCoordf64>>;
 
 /// Points as the chart takes them: plotters' axis of whole numbers cannot do without finer grid lines.
@@ -108,7 +84,7 @@ fn drawn(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
     points.iter().map(|&(step, value)| (step as f64, value)).collect()
 }
 
-fn failed(error: impl Display) -> ReportError {
+pub(super) fn failed(error: impl Display) -> ReportError {
     ReportError::Draw { message: error.to_string() }
 }
 
@@ -142,16 +118,18 @@ fn loss_panel(
     let held_out = series::curve(records, &options.held_out_loss);
     let unigram = options.unigram_entropy.filter(|entropy| entropy.is_finite());
     let shown = raw.iter().chain(&held_out).map(|point| point.1).chain(unigram);
+    let values = value_range(shown);
+    let decimals = if values.end - values.start > 2.0 { 1 } else { 2 };
     let (plot, legend) = panel(area, "Loss")?;
     let mut chart =
-        chart(&plot, steps.clone(), value_range(shown), "loss (nats per token)", &|y| format!("{y:.2}"))?;
+        chart(&plot, steps.clone(), values, "loss (nats per token)", &|y| format!("{y:.decimals$}"))?;
     let smooth = series::smoothed(&raw);
     let mut key = Legend::new(&legend);
     if let Some((_, last)) = smooth.last() {
-        line(&mut chart, &series::thinned(&raw), BLUE.mix(0.35).stroke_width(1))?;
+        line(&mut chart, &series::thinned(&raw), BLUE.mix(0.5).stroke_width(1))?;
         line(&mut chart, &series::thinned(&smooth), BLUE.stroke_width(3))?;
-        key.stroke(BLUE.mix(0.35).stroke_width(1), "training, each step")?;
-        key.stroke(BLUE.stroke_width(3), &format!("training, smoothed: {last:.3}"))?;
+        key.stroke(BLUE.mix(0.5).stroke_width(1), "train, each step")?;
+        key.stroke(BLUE.stroke_width(3), &format!("train, smoothed: {last:.3}"))?;
     }
     if let Some((_, last)) = held_out.last() {
         line(&mut chart, &series::thinned(&held_out), VERMILLION.stroke_width(2))?;
@@ -185,13 +163,13 @@ fn load_panel(
     let mut key = Legend::new(&legend);
     bands(&mut chart, &load)?;
     let dropped: Curve = series::curve(records, &options.dropped_share);
-    if let Some((_, last)) = dropped.last() {
-        let percent: Curve =
-            series::smoothed(&dropped).iter().map(|&(step, share)| (step, 100.0 * share)).collect();
+    let smooth = series::smoothed(&dropped).into_iter();
+    let percent: Curve = smooth.map(|(step, share)| (step, 100.0 * share)).collect();
+    if let Some((_, last)) = percent.last() {
         // White below black: the line is seen on every colour of the bands.
         line(&mut chart, &series::thinned(&percent), WHITE.stroke_width(6))?;
         line(&mut chart, &series::thinned(&percent), BLACK.stroke_width(3))?;
-        key.stroke(BLACK.stroke_width(3), &format!("dropped: {:.1} %", 100.0 * last))?;
+        key.stroke(BLACK.stroke_width(3), &format!("dropped: {last:.1} %"))?;
     }
     if load.shares.is_empty() {
         text(&plot, "no MoE layer recorded", (430, 140), &font(20, &GREY))?;
@@ -232,38 +210,21 @@ fn chart<'a, 'b>(
 }
 
 /// The share of each expert as a band, stacked in the order of the experts from below.
+///
+/// Each is painted down to zero, the uppermost first, so that rounding to pixels leaves no gap between two.
 fn bands(chart: &mut Chart, load: &Load) -> Result<(), ReportError> {
     let points = series::averaged(&load.shares);
     let num_experts = load.num_experts();
-    let mut lower = vec![0.0; points.len()];
-    for expert in 0..num_experts {
-        let share = |shares: &[f64]| 100.0 * shares.get(expert).copied().unwrap_or(0.0);
-        let upper: Vec<f64> =
-            lower.iter().zip(&points).map(|(low, (_, shares))| low + share(shares)).collect();
-        let at =
-            |values: &[f64]| -> Curve { points.iter().map(|p| p.0).zip(values.iter().copied()).collect() };
-        let mut outline = at(&upper);
-        outline.extend(at(&lower).into_iter().rev());
-        let fill = expert_colour(expert, num_experts).mix(0.85).filled();
-        chart.draw_series([Polygon::new(drawn(&outline), fill)]).map_err(failed)?;
+    for expert in (0..num_experts).rev() {
+        let up_to = |shares: &[f64]| 100.0 * shares.iter().take(expert + 1).sum::<f64>();
+        let edge: Curve = points.iter().map(|(step, shares)| (*step, up_to(shares))).collect();
+        let area = AreaSeries::new(drawn(&edge), 0.0, pale(expert_colour(expert, num_experts)).filled());
+        chart.draw_series(area).map_err(failed)?;
         if expert + 1 < num_experts && num_experts <= 32 {
-            line(chart, &at(&upper), WHITE.stroke_width(1))?;
+            line(chart, &edge, WHITE.stroke_width(1))?;
         }
-        lower = upper;
     }
     Ok(())
-}
-
-fn expert_colour(expert: usize, num_experts: usize) -> RGBColor {
-    if let Some(colour) = EXPERTS.get(expert).filter(|_| num_experts <= EXPERTS.len()) {
-        return *colour;
-    }
-    let place = expert as f64 / (num_experts.max(2) - 1) as f64 * (RAMP.len() - 1) as f64;
-    let from = (place as usize).min(RAMP.len() - 2);
-    let part = (place - from as f64).clamp(0.0, 1.0);
-    let mix = |a: u8, b: u8| (f64::from(a) + part * (f64::from(b) - f64::from(a))).round() as u8;
-    let (a, b) = (RAMP[from], RAMP[from + 1]);
-    RGBColor(mix(a.0, b.0), mix(a.1, b.1), mix(a.2, b.2))
 }
 
 /// One entry per expert with its last share, the uppermost band first; of many experts some stand for all.
@@ -273,7 +234,7 @@ fn expert_key(key: &mut Legend, load: &Load) -> Result<(), ReportError> {
     let stride = last.len().div_ceil(MAX_LEGEND_EXPERTS).max(1);
     for (expert, share) in last.iter().enumerate().rev().filter(|(expert, _)| expert % stride == 0) {
         let colour = expert_colour(expert, last.len());
-        key.block(colour.mix(0.85).filled(), &format!("expert {expert}: {:.1} %", 100.0 * share))?;
+        key.block(pale(colour).filled(), &format!("expert {expert}: {:.1} %", 100.0 * share))?;
     }
     Ok(())
 }
@@ -292,82 +253,6 @@ fn dashes(chart: &mut Chart, points: &[(u64, f64)], style: ShapeStyle) -> Result
     chart.draw_series(dashed).map_err(failed).map(|_| ())
 }
 
-fn font(size: i32, colour: &'static RGBColor) -> Font {
-    Font { size, colour, bold: false }
-}
-
-/// Size in plotters' units (the SVG's are smaller by 1.24), colour and weight of a text.
-#[derive(Clone, Copy)]
-struct Font {
-    size: i32,
-    colour: &'static RGBColor,
-    bold: bool,
-}
-
-impl Font {
-    fn into_bold(self) -> Self {
-        Self { bold: true, ..self }
-    }
-
-    fn style(self) -> TextStyle<'static> {
-        let weight = if self.bold { FontStyle::Bold } else { FontStyle::Normal };
-        TextStyle::from(("sans-serif", self.size).into_font().style(weight)).color(self.colour)
-    }
-}
-
-/// Writes a text whose left end, in the middle of its height, is at this pixel of the area.
-fn text(area: &Area, text: &str, at: (i32, i32), font: &Font) -> Result<(), ReportError> {
-    let style = font.style().pos(Pos::new(HPos::Left, VPos::Center));
-    area.draw(&Text::new(text.to_string(), at, style)).map_err(failed)
-}
-
-/// Entries below each other in the column beside a plot.
-struct Legend<'a, 'b> {
-    area: &'b Area<'a>,
-    y: i32,
-}
-
-impl<'a, 'b> Legend<'a, 'b> {
-    const LEFT: i32 = 8;
-    const RIGHT: i32 = 38;
-
-    fn new(area: &'b Area<'a>) -> Self {
-        Self { area, y: 44 }
-    }
-
-    fn stroke(&mut self, style: ShapeStyle, label: &str) -> Result<(), ReportError> {
-        let path = PathElement::new(vec![(Self::LEFT, self.y), (Self::RIGHT, self.y)], style);
-        self.area.draw(&path).map_err(failed)?;
-        self.label(label)
-    }
-
-    fn dotted_stroke(&mut self, style: ShapeStyle, label: &str) -> Result<(), ReportError> {
-        let middle = ((Self::LEFT + Self::RIGHT) / 2, self.y);
-        self.area.draw(&Circle::new(middle, 4, style.color.filled())).map_err(failed)?;
-        self.stroke(style, label)
-    }
-
-    fn dashes(&mut self, style: ShapeStyle, label: &str) -> Result<(), ReportError> {
-        for left in [Self::LEFT, Self::LEFT + 21] {
-            let dash = PathElement::new(vec![(left, self.y), (left + 9, self.y)], style);
-            self.area.draw(&dash).map_err(failed)?;
-        }
-        self.label(label)
-    }
-
-    fn block(&mut self, style: ShapeStyle, label: &str) -> Result<(), ReportError> {
-        let corners = [(Self::LEFT + 6, self.y - 7), (Self::RIGHT - 6, self.y + 7)];
-        self.area.draw(&Rectangle::new(corners, style)).map_err(failed)?;
-        self.label(label)
-    }
-
-    fn label(&mut self, label: &str) -> Result<(), ReportError> {
-        text(self.area, label, (Self::RIGHT + 8, self.y), &font(17, &INK))?;
-        self.y += 24;
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -380,7 +265,7 @@ mod tests {
             let mut record = Record::new(step);
             record.push(names::LOSS, 1.9 + 3.6 * (-5.0 * t).exp() + wobble);
             record.push(names::DROPPED_SHARE, 0.03 + 0.2 * (-8.0 * t).exp() + wobble.abs() * 0.02);
-            if step % (num_steps / 8).max(1) == 0 {
+            if step.is_multiple_of((num_steps / 8).max(1)) {
                 record.push(names::HELD_OUT_LOSS, 2.05 + 3.5 * (-5.0 * t).exp());
             }
             for layer in 0..4 {
@@ -432,13 +317,8 @@ mod tests {
         // Eight held-out points and one in the legend.
         assert_eq!(count("circle"), 9);
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
-        let labels = [
-            "training, smoothed: ",
-            "training, each step",
-            "held-out: ",
-            "unigram entropy: 3.310",
-            "dropped: ",
-        ];
+        let labels =
+            ["train, smoothed: ", "train, each step", "held-out: ", "unigram entropy: 3.310", "dropped: "];
         let axes =
             ["loss (nats per token)", "share of tokens (%)", "step", "mean of 4 MoE layers", "&lt;demo&gt;"];
         for label in labels.into_iter().chain(axes).chain(["expert 0: ", "expert 7: "]) {
@@ -460,16 +340,6 @@ mod tests {
         odd.push(names::LOSS, f64::NAN).push_layer("x/expert_load", vec![f64::NAN, 1.0]);
         for records in [vec![], vec![Record::new(0)], run(1, 1), run(2, 300), vec![Record::new(3), odd]] {
             tags(&draw_picture(&records, &PictureOptions::default()).unwrap());
-        }
-    }
-
-    #[test]
-    fn each_expert_has_a_colour_of_its_own() {
-        for num_experts in [1, 8, 9, 64] {
-            let mut colours: Vec<_> = (0..num_experts).map(|i| expert_colour(i, num_experts).rgb()).collect();
-            colours.sort_unstable();
-            colours.dedup();
-            assert_eq!(colours.len(), num_experts);
         }
     }
 

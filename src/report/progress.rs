@@ -137,13 +137,13 @@ mod tests {
     use super::*;
 
     const STATUS: Status =
-        Status { step: 20, loss: 3.14159, tokens_per_second: 12_345.0, dropped_share: 0.0525 };
+        Status { step: 20, loss: 2.25, tokens_per_second: 12_345.0, dropped_share: 0.0525 };
 
     #[test]
     fn a_line_tells_step_loss_rate_dropped_and_time_left() {
         // 10 steps in 30 s, so 80 more take 240 s.
         let line = line(&STATUS, 10, 100, Duration::from_secs(30));
-        assert_eq!(line, "step 20/100  loss 3.1416  12.3 k tokens/s  dropped 5.2 %  4 min 00 s left");
+        assert_eq!(line, "step 20/100  loss 2.2500  12.3 k tokens/s  dropped 5.2 %  4 min 00 s left");
     }
 
     #[test]

@@ -23,16 +23,19 @@ pub(super) fn thinned<T: Clone>(points: &[T]) -> Vec<T> {
     points.iter().skip(offset).step_by(stride).cloned().collect()
 }
 
-/// Exponential moving average over about a fortieth of the curve, corrected for its start.
+/// The mean over about a fortieth of the curve around each point.
+///
+/// The window is symmetric, so that the result neither lags nor leads where the curve is steep, and narrower at the start. At the
+/// end it keeps all points before, so that the last value is no single step's.
 pub(super) fn smoothed(points: &[(u64, f64)]) -> Curve {
-    let keep = 1.0 - 1.0 / (points.len() as f64 / 40.0).max(1.0);
-    let (mut sum, mut weight) = (0.0, 0.0);
-    let mut average = |value: f64| {
-        sum = keep * sum + (1.0 - keep) * value;
-        weight = keep * weight + (1.0 - keep);
-        sum / weight
+    let widest = points.len() / 80;
+    let mean_around = |(i, &(step, _)): (usize, &(u64, f64))| {
+        let before = widest.min(i);
+        let after = before.min(points.len() - 1 - i);
+        let window = &points[i - before..=i + after];
+        (step, window.iter().map(|point| point.1).sum::<f64>() / window.len() as f64)
     };
-    points.iter().map(|&(step, value)| (step, average(value))).collect()
+    points.iter().enumerate().map(mean_around).collect()
 }
 
 /// The load of the experts over time.
@@ -83,7 +86,7 @@ fn mean(vectors: &[Vec<f64>]) -> Option<Vec<f64>> {
     Some((0..first.len()).map(|expert| at(expert) / vectors.len() as f64).collect())
 }
 
-/// Averages neighbouring steps, so that at most [`MAX_POINTS`] stay and bands stay readable; the first and last steps stay the ends.
+/// Averages neighbouring steps to at most 120 points, so that bands stay readable; the first and last steps stay the ends.
 pub(super) fn averaged(points: &[(u64, Vec<f64>)]) -> Vec<(u64, Vec<f64>)> {
     const MAX_BANDS: usize = 120;
     let size = points.len().div_ceil(MAX_BANDS).max(1);
@@ -124,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn smoothing_starts_at_the_first_value_and_keeps_short_curves() {
+    fn smoothing_averages_both_sides_and_keeps_short_curves() {
         assert_eq!(smoothed(&[(1, 8.0), (2, 4.0)]), [(1, 8.0), (2, 4.0)]);
-        // 80 points: half of the average is kept at each. Second: (0.25 * 8 + 0.5 * 4) / 0.75 = 16 / 3.
-        let mut points = vec![(0, 8.0)];
-        points.extend((1..80).map(|step| (step, 4.0)));
-        let smooth = smoothed(&points);
-        assert_eq!(smooth[0].1, 8.0);
-        assert!((smooth[1].1 - 16.0 / 3.0).abs() < 1e-12);
+        // 80 points: each becomes the mean of itself and its two neighbours; the first stays, the last has one neighbour.
+        let value = |step| if step == 1 || step == 78 { 9.0 } else { 3.0 };
+        let points: Curve = (0..80).map(|step| (step, value(step))).collect();
+        let smooth: Vec<f64> = smoothed(&points).iter().map(|point| point.1).collect();
+        assert_eq!(smooth[..4], [3.0, 5.0, 5.0, 3.0]);
+        assert_eq!(smooth[77..], [5.0, 5.0, 6.0]);
     }
 
     #[test]
