@@ -8,7 +8,9 @@ use common::actions;
 use common::sketch::{Case, listing};
 use std::collections::BTreeSet;
 use switchyard::eval::evaluate;
-use switchyard::ir::{BinaryOp, Graph, UnaryOp};
+use switchyard::hlo;
+use switchyard::ir::{self, BinaryOp, Graph, UnaryOp};
+use switchyard::lower::lower;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
@@ -41,6 +43,36 @@ fn assert_outputs(case: &Case, graph: &Graph, what: &str) {
             let (before, after) = (listing(&case.graph), listing(graph));
             panic!("seed {}, {what}, {}: {difference}\n{before}\n{after}", case.seed, known.value);
         }
+    }
+}
+
+#[test]
+fn passes_keep_values_and_validity() {
+    let passes: [(&str, fn(&Graph) -> Graph); 5] = [
+        ("prune", ir::prune),
+        ("share", ir::share),
+        ("simplify", ir::simplify),
+        ("inline_calls", ir::inline_calls),
+        ("optimize", ir::optimize),
+    ];
+    for case in cases() {
+        for (name, pass) in passes {
+            let graph = pass(&case.graph);
+            ir::verify(&graph).unwrap_or_else(|error| panic!("seed {}, {name}: {error}", case.seed));
+            assert_outputs(&case, &graph, name);
+        }
+    }
+}
+
+#[test]
+fn modules_pass_through_bytes_and_text() {
+    for case in cases().step_by(4) {
+        let module = lower("test", &case.graph, &[], &[]);
+        hlo::check(&module).unwrap_or_else(|error| panic!("seed {}: {error}", case.seed));
+        assert_eq!(hlo::decode(&hlo::encode(&module)).unwrap(), module, "seed {}", case.seed);
+        let text = hlo::print(&module);
+        let parsed = hlo::parse(&text).unwrap_or_else(|error| panic!("seed {}: {error}\n{text}", case.seed));
+        assert_eq!(hlo::print(&parsed), text, "seed {}", case.seed);
     }
 }
 

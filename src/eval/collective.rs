@@ -58,6 +58,10 @@ impl Collective<'_> {
 
     /// The operand of replica `other`, for which `replica` waits.
     fn of(&self, replica: usize, other: usize) -> Result<Arc<Tensor>, EvalError> {
+        let replicas = self.machine.replicas;
+        if other >= replicas {
+            return Err(EvalError::NoReplica { op: self.op, replica: other, replicas });
+        }
         let place = self.machine.active.iter().position(|&r| r == other);
         let diverged = EvalError::Diverged { op: self.op, replica, missing: other };
         place.map(|place| self.operands[place][0].clone()).ok_or(diverged)
@@ -145,6 +149,12 @@ mod tests {
     fn permute_sends_and_leaves_zeros() {
         let op = Op::CollectivePermute { pairs: vec![(0, 1), (1, 2)] };
         assert_eq!(run(op, &[&[1], &[2], &[3]]).unwrap(), [[0.0], [1.0], [2.0]]);
+    }
+
+    #[test]
+    fn a_source_that_does_not_run_is_an_error() {
+        let error = run(Op::CollectivePermute { pairs: vec![(2, 0)] }, &[&[1], &[2]]).unwrap_err();
+        assert_eq!(error.to_string(), "collective_permute: replica 2 is named, there are 2");
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub enum EvalError {
         "{op}: replica groups {groups:?} do not divide {replicas} replicas, evaluate as many as they name"
     )]
     Groups { op: &'static str, groups: Vec<Vec<usize>>, replicas: usize },
+    #[error("{op}: replica {replica} is named, there are {replicas}")]
+    NoReplica { op: &'static str, replica: usize, replicas: usize },
     #[error("{op}: replica {replica} waits for {missing}, which took another branch")]
     Diverged { op: &'static str, replica: usize, missing: usize },
     #[error("internal: {op} computed {computed} for {value}, inference says {inferred}, in scope `{scope}`")]

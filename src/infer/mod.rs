@@ -127,7 +127,9 @@ impl Context<'_> {
 
     /// Element counts and byte sizes fit 63 bits, as XLA requires.
     fn fits_in_memory(&self, ty: &TensorType) -> Result<(), ShapeError> {
-        let bytes = ty.checked_elements().and_then(|n| n.checked_mul(ty.dtype.size_bytes()));
+        // An axis of size 0 does not excuse absurd sizes of the others.
+        let nonzero = TensorType::new(ty.dtype, ty.shape.iter().map(|&d| d.max(1)).collect::<Vec<_>>());
+        let bytes = nonzero.checked_elements().and_then(|n| n.checked_mul(ty.dtype.size_bytes()));
         self.ensure(bytes.is_some_and(|b| b <= i64::MAX as usize), || {
             format!("the result {ty} has more elements than can be counted")
         })

@@ -3,17 +3,34 @@
 use super::compare::difference;
 use super::sketch::{Case, listing};
 use switchyard::build::{BuildError, Builder};
-use switchyard::ir::{Graph, Literal, TensorType, Value};
+use switchyard::hlo;
+use switchyard::ir::{self, Graph, Literal, TensorType, Value};
+use switchyard::lower::lower;
 use switchyard::runtime::cpu::CpuBackend;
 use switchyard::runtime::{Argument, Backend, CompileOptions, DeviceBuffer, RuntimeError};
+
+/// The ways a graph comes to XLA.
+#[derive(Clone, Copy)]
+pub enum Route {
+    /// As it is, as proto.
+    Plain,
+    /// Through all passes and our text form.
+    OptimizedText,
+}
 
 /// The outputs per replica of the compiled graph.
 pub fn outputs(
     backend: &CpuBackend,
     graph: &Graph,
     inputs: &[Vec<Literal>],
+    route: Route,
 ) -> Result<Vec<Vec<Literal>>, RuntimeError> {
-    let module = switchyard::hlo::encode(&switchyard::lower::lower("test", graph, &[], &[]));
+    let module = match route {
+        Route::Plain => hlo::encode(&lower("test", graph, &[], &[])),
+        Route::OptimizedText => {
+            backend.parse_hlo_text(&hlo::print(&lower("test", &ir::optimize(graph), &[], &[])))?
+        }
+    };
     let program = backend.compile(&module, &CompileOptions { num_replicas: inputs.len() })?;
     let mut buffers: Vec<Vec<DeviceBuffer>> = vec![];
     for (replica, row) in inputs.iter().enumerate() {
@@ -40,11 +57,17 @@ pub fn joined(graphs: &[&Graph]) -> Result<Graph, BuildError> {
 
 /// What XLA does otherwise than was expected of these cases, one message per case.
 pub fn disagreements(backend: &CpuBackend, cases: &[Case]) -> Vec<String> {
+    // Either route for half of the groups of cases.
+    let odd = cases[0].seed / cases.len() as u64 % 2 == 1;
+    by_route(backend, cases, if odd { Route::OptimizedText } else { Route::Plain })
+}
+
+fn by_route(backend: &CpuBackend, cases: &[Case], route: Route) -> Vec<String> {
     let graphs: Vec<&Graph> = cases.iter().map(|case| &case.graph).collect();
     let replicas = cases[0].inputs.len();
     let inputs: Vec<Vec<Literal>> =
         (0..replicas).map(|r| cases.iter().flat_map(|case| case.inputs[r].clone()).collect()).collect();
-    match outputs(backend, &joined(&graphs).unwrap(), &inputs) {
+    match outputs(backend, &joined(&graphs).unwrap(), &inputs, route) {
         Ok(found) => {
             let mut next = 0;
             let mut messages = vec![];
@@ -60,7 +83,7 @@ pub fn disagreements(backend: &CpuBackend, cases: &[Case]) -> Vec<String> {
             vec![format!("seed {}: {error}\n{}", cases[0].seed, listing(&cases[0].graph))]
         }
         // Which one was it?
-        Err(_) => cases.chunks(1).flat_map(|case| disagreements(backend, case)).collect(),
+        Err(_) => cases.chunks(1).flat_map(|case| by_route(backend, case, route)).collect(),
     }
 }
 
