@@ -19,7 +19,8 @@ build: setup
 	cargo build --release
 
 demo: build
-	target/release/switchyard train graphs/demo.json --data $(wildcard $(DATA)) --out $(DEMO)
+	rm -rf $(DEMO)
+	target/release/switchyard train graphs/demo.json --data $(DATA) --steps 600 --out $(DEMO)
 
 test: setup
 	cargo test

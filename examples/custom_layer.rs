@@ -5,7 +5,7 @@
 use switchyard::build::{BuildError, Builder};
 use switchyard::grad::gradients;
 use switchyard::ir::{DType, Literal, TensorType, Value, optimize};
-use switchyard::runtime::{Argument, Backend, CompileOptions, cpu};
+use switchyard::runtime::{Argument, CompileOptions, cpu};
 use switchyard::{hlo, lower};
 
 /// `relu(x)^2`. The derivative, `2 relu(x) g`, is given by hand and keeps `relu(x)` instead of `x`.

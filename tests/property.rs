@@ -48,7 +48,8 @@ fn assert_outputs(case: &Case, graph: &Graph, what: &str) {
 
 #[test]
 fn passes_keep_values_and_validity() {
-    let passes: [(&str, fn(&Graph) -> Graph); 5] = [
+    type Pass = fn(&Graph) -> Graph;
+    let passes: [(&str, Pass); 5] = [
         ("prune", ir::prune),
         ("share", ir::share),
         ("simplify", ir::simplify),

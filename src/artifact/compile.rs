@@ -17,7 +17,7 @@ pub enum CompileError {
     Build {
         program: String,
         #[source]
-        source: BuildError,
+        source: Box<BuildError>,
     },
 }
 
@@ -43,7 +43,7 @@ pub fn compile_programs(config: &RunConfig, names: &[&str]) -> Result<Artifact, 
         let built = step::build(config, name);
         let program = built
             .ok_or_else(|| CompileError::UnknownProgram { name: (*name).into() })?
-            .map_err(|source| CompileError::Build { program: (*name).into(), source })?;
+            .map_err(|source| CompileError::Build { program: (*name).into(), source: Box::new(source) })?;
         let module = emit(&program);
         manifest.moe_layers.extend(moe_layers(config, name));
         manifest.programs.push(ProgramSpec {

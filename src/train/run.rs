@@ -105,7 +105,7 @@ pub fn train(
     let entropy = corpus.unigram_entropy(ENTROPY_TOKENS)?;
     let reporter = Reporter::start(options, &session, start, entropy)?;
     let run = Run { session, corpus, options, checkpoints, reporter, position, step: start };
-    run.to_the_end(stop)
+    run.finish(stop)
 }
 
 /// The checkpoint to go on from. A folder with one is not overwritten without being asked to go on.
@@ -153,7 +153,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn to_the_end(mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+    fn finish(mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
         let mut saved = None;
         let mut batches = self.corpus.train(&self.position)?;
         while self.step < self.options.steps && !stop.load(Ordering::SeqCst) {

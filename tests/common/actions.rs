@@ -162,7 +162,7 @@ fn reshape(s: &mut Sketch) {
         shape = s.dice.shuffled(s.ty(x).shape);
     }
     while left > 1 && shape.len() < 4 {
-        let divisors: Vec<usize> = (1..=left).filter(|d| left % d == 0).collect();
+        let divisors: Vec<usize> = (1..=left).filter(|d| left.is_multiple_of(*d)).collect();
         let size = s.dice.pick(&divisors);
         shape.push(size);
         left /= size;

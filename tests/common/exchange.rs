@@ -9,7 +9,7 @@ pub const ALL: &[Action] = &[all_reduce, all_gather, reduce_scatter, all_to_all,
 
 /// All replicas in random groups of one random size.
 fn groups(s: &mut Sketch) -> ReplicaGroups {
-    let sizes: Vec<usize> = (1..=s.replicas).filter(|n| s.replicas % n == 0).collect();
+    let sizes: Vec<usize> = (1..=s.replicas).filter(|n| s.replicas.is_multiple_of(*n)).collect();
     // Mostly the largest.
     let size = if s.dice.chance(60) { s.replicas } else { s.dice.pick(&sizes) };
     let replicas = s.dice.shuffled((0..s.replicas).collect());
@@ -19,7 +19,7 @@ fn groups(s: &mut Sketch) -> ReplicaGroups {
 /// A value with an axis that divides into `parts`, and that axis. XLA divides by the size of the axis, so it is not 0.
 fn divisible(s: &mut Sketch, parts: usize, fits: impl Fn(&TensorType) -> bool) -> (usize, usize) {
     let divides = |ty: &TensorType| {
-        (0..ty.rank()).filter(|&d| ty.shape[d] > 0 && ty.shape[d] % parts == 0).collect::<Vec<_>>()
+        (0..ty.rank()).filter(|&d| ty.shape[d] > 0 && ty.shape[d].is_multiple_of(parts)).collect::<Vec<_>>()
     };
     let x = s.any(|ty| fits(ty) && ty.elements() <= 60 && !divides(ty).is_empty());
     let dim = s.dice.pick(&divides(&s.known[x].ty));
