@@ -131,8 +131,7 @@ mod tests {
 
     fn alias(result: i64, parameter: i64) -> Option<HloInputOutputAliasProto> {
         let output_shape_index = vec![result];
-        let entry =
-            AliasEntryProto { output_shape_index, parameter_number: parameter, ..Default::default() };
+        let entry = AliasEntryProto { output_shape_index, parameter_number: parameter, ..Default::default() };
         Some(HloInputOutputAliasProto { entries: vec![entry] })
     }
 
