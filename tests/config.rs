@@ -242,6 +242,10 @@ fn kinds_and_types_are_refused_with_a_value_that_works() {
         ),
         ("model=1", "model: invalid type: integer `1`, expected struct ModelConfig"),
         ("data.tokenizer.kind=hugging_face", "data.tokenizer: missing field `path`"),
+        (
+            r#"data.tokenizer={"kind":"hugging_face","path":"x","eos_token":3}"#,
+            "data.tokenizer.eos_token: invalid type: integer `3`, expected a string; for example \"</s>\"",
+        ),
     ];
     for (setting, message) in cases {
         let found = refusal(&[setting]);
@@ -330,8 +334,8 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
         ),
         (
             &["data.objective.noise_density=0.9", "data.objective.mean_span_length=1"],
-            "data.objective.noise_density: found 0.9, expected fewer replaced tokens: 114 spans need as many kept \
-             tokens, not 13; for example 0.15",
+            "data.objective.noise_density: found 0.9, expected fewer replaced tokens: 572 spans need as many kept \
+             tokens, not 63; for example 0.15",
         ),
         (
             &["data.objective.kind=causal"],

@@ -1,143 +1,157 @@
 //! A run that is killed at any moment and resumed ends in the same state, bit for bit, as one left alone.
 #![cfg(feature = "cpu")]
 
+mod workspace;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
-use switchyard::checkpoint;
-use switchyard::report::read_metrics;
+use switchyard::checkpoint::{self, Checkpoint};
+use switchyard::report::{Record, read_metrics};
+use workspace::Workspace;
 
 const STEPS: u64 = 40;
 /// Kills of one run; at most this many, since a run may end before the next.
 const KILLS: usize = 4;
+/// Of the moments of the kills.
+const SEED: u64 = 20240;
+const OPTIONS: [&str; 6] = ["--steps", "40", "--checkpoint-every", "4", "--eval-every", "10"];
 
-const CONFIG: &str = r#"{
-    "name": "tiny",
-    "model": {"d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_encoder_layers": 2, "num_decoder_layers": 2,
-              "moe": {"num_experts": 4, "every": 2}},
-    "batch": {"sequences": 4, "input_length": 32},
-    "optimizer": {"kind": "adafactor"},
-    "schedule": {"kind": "constant", "rate": 0.01, "warmup_steps": 0},
-    "data": {"shuffle_examples": 64}
-}"#;
-
-struct Folder {
-    root: tempfile::TempDir,
+/// The newest checkpoint, if there is one.
+fn newest(run: &Path) -> Option<Checkpoint> {
+    checkpoint::latest(&run.join("checkpoints")).unwrap().checkpoint
 }
 
-impl Folder {
-    fn new() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::write(root.path().join("tiny.json"), CONFIG).unwrap();
-        let text: String = (0..4000).map(|i| format!("line {i} of the text, {}\n", i * i % 97)).collect();
-        std::fs::write(root.path().join("text.txt"), text).unwrap();
-        Self { root }
+fn newest_step(run: &Path) -> u64 {
+    newest(run).map_or(0, |checkpoint| checkpoint.meta().step)
+}
+
+/// All that is recorded of the steps, but for their speed.
+fn records(run: &Path) -> Vec<Record> {
+    let mut records = read_metrics(&run.join("metrics.jsonl")).unwrap();
+    for record in &mut records {
+        record.values.retain(|(name, _)| name != "tokens_per_second");
     }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.root.path().join(name)
-    }
-
-    fn train(&self, run: &str, more: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
-        command.arg("train").arg(self.path("tiny.json")).arg("--data").arg(self.path("text.txt"));
-        command.arg("--out").arg(self.path(run)).args(["--checkpoint-every", "3", "--eval-every", "20"]);
-        command.args(["--eval-batches", "2"]).args(more);
-        // Compile fast: the programs are tiny.
-        command.env("XLA_FLAGS", "--xla_backend_optimization_level=0");
-        command
-    }
-}
-
-fn steps() -> [String; 2] {
-    ["--steps".into(), STEPS.to_string()]
-}
-
-fn finished(output: &Output) -> &Output {
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    output
-}
-
-/// Step and digest of the newest checkpoint.
-fn newest(run: &Path) -> (u64, String) {
-    let found = checkpoint::latest(&run.join("checkpoints")).unwrap().checkpoint.unwrap();
-    (found.meta().step, found.recorded_digest().to_string())
-}
-
-fn losses(run: &Path) -> Vec<(u64, f64, Option<f64>)> {
-    let records = read_metrics(&run.join("metrics.jsonl")).unwrap();
-    records.iter().map(|r| (r.step, r.value("loss").unwrap(), r.value("held_out_loss"))).collect()
-}
-
-#[test]
-fn a_run_that_is_killed_again_and_again_ends_in_the_same_state() {
-    let folder = Folder::new();
-    let [flag, steps] = steps();
-    finished(&folder.train("whole", &[&flag, &steps]).output().unwrap());
-    let expected = newest(&folder.path("whole"));
-    assert_eq!(expected.0, STEPS);
-
-    let seed = 20240;
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let run = folder.path("killed");
-    let mut kills = 0;
-    for attempt in 0.. {
-        let resume = run.join("checkpoints").is_dir()
-            && checkpoint::latest(&run.join("checkpoints")).unwrap().checkpoint.is_some();
-        let mut arguments = vec![flag.as_str(), &steps];
-        arguments.extend(resume.then_some("--resume"));
-        let mut command = folder.train("killed", &arguments);
-        if kills == KILLS {
-            finished(&command.output().unwrap());
-            break;
-        }
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        // Any moment from the first checkpoint on; before it there is nothing to lose.
-        let goal = if resume { newest(&run).0 + 1 } else { 1 };
-        while child.try_wait().unwrap().is_none() && !reached(&run, goal) {
-            std::thread::yield_now();
-        }
-        std::thread::sleep(Duration::from_micros(rng.random_range(0..200_000)));
-        if child.try_wait().unwrap().is_some_and(|status| status.success()) {
-            break;
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-        assert!(attempt < 20, "seed {seed}: no end after {attempt} attempts");
-    }
-    assert!(kills > 0, "seed {seed}: the run ended before any kill");
-    assert_eq!(newest(&run), expected, "seed {seed}");
-    assert_eq!(losses(&run), losses(&folder.path("whole")), "seed {seed}");
+    records
 }
 
 /// Whether the metrics tell of this step.
 fn reached(run: &Path, step: u64) -> bool {
     let text = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
-    text.lines().last().is_some_and(|line| {
-        let record = serde_json::from_str::<serde_json::Value>(line).unwrap_or_default();
-        record["step"].as_u64().is_some_and(|found| found >= step)
-    })
+    let last = text.lines().last().and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    last.is_some_and(|record| record["step"].as_u64() >= Some(step))
+}
+
+/// Whether a checkpoint is being written.
+fn saving(run: &Path) -> bool {
+    let entries = std::fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|e| e == "partial"))
+}
+
+/// Waits until `moment`, or until the process has ended; returns whether it has.
+fn ended_before(child: &mut Child, moment: impl Fn() -> bool) -> bool {
+    loop {
+        if child.try_wait().unwrap().is_some() {
+            return true;
+        }
+        if moment() {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Starts the run or goes on with it and kills it; returns whether it came to its end before that.
+fn start_and_kill(workspace: &Workspace, run: &Path, number: usize, rng: &mut ChaCha8Rng) -> bool {
+    let resume = newest(run).map(|_| "--resume");
+    let options: Vec<&str> = OPTIONS.into_iter().chain(resume).collect();
+    let mut command = workspace.command(&Workspace::train("spans.json", "killed", &options));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let next = newest_step(run) + 1;
+    let ended = match number % 2 {
+        // Any moment once the metrics have reached a new step ..
+        0 => {
+            let ended = ended_before(&mut child, || reached(run, next));
+            std::thread::sleep(Duration::from_micros(rng.random_range(0..60_000)));
+            ended || child.try_wait().unwrap().is_some()
+        }
+        // .. and while a checkpoint is being written.
+        _ => ended_before(&mut child, || reached(run, next) && saving(run)),
+    };
+    if !ended {
+        child.kill().unwrap();
+    }
+    let status = child.wait().unwrap();
+    assert!(!ended || status.success(), "the run failed by itself: {status}");
+    ended
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_ends_in_the_same_state() {
+    let workspace = Workspace::new();
+    let printed = workspace.succeed(&Workspace::train("spans.json", "whole", &OPTIONS));
+    let expected = newest(&workspace.path("whole")).unwrap();
+    assert_eq!(expected.meta().step, STEPS);
+    assert!(printed.contains(&format!("(state {})", expected.recorded_digest())), "{printed}");
+
+    println!("seed of the moments: {SEED}"); // shown when the test fails
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let run = workspace.path("killed");
+    let kills = (0..KILLS).take_while(|&n| !start_and_kill(&workspace, &run, n, &mut rng)).count();
+    println!("{kills} kills, the last after step {}", newest_step(&run));
+    assert!(kills > 0);
+    let resume = newest(&run).map(|_| "--resume");
+    let options: Vec<&str> = OPTIONS.into_iter().chain(resume).collect();
+    workspace.succeed(&Workspace::train("spans.json", "killed", &options));
+
+    let found = newest(&run).unwrap();
+    assert_eq!(found.meta(), expected.meta());
+    assert_eq!(found.recorded_digest(), expected.recorded_digest());
+    // The losses on held-out text are among them.
+    let (whole, killed) = (records(&workspace.path("whole")), records(&run));
+    assert!(whole.iter().map(|record| record.step).eq(1..=STEPS));
+    assert_eq!(whole.iter().filter(|record| record.value("held_out_loss").is_some()).count(), 4);
+    assert_eq!(killed, whole);
+    assert!(!saving(&run), "leftovers of killed runs are gone");
+}
+
+/// Files in the folder of checkpoints.
+fn files(run: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(run.join("checkpoints")).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 #[test]
 fn a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint() {
-    let folder = Folder::new();
-    finished(&folder.train("run", &["--steps", "6"]).output().unwrap());
-    let good = newest(&folder.path("run"));
-    // The same run cannot go on with another rate, so a new one diverges at once.
-    let rate = ["--set", "schedule.rate=1e30", "--set", "optimizer.kind=adamw"];
-    let output = folder.train("bad", &[&["--steps", "30"][..], &rate].concat()).output().unwrap();
-    let message = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("the loss of step") || message.contains("the gradient of step"), "{message}");
-    assert!(message.contains("checkpoint"), "{message}");
-    let kept = checkpoint::latest(&folder.path("bad").join("checkpoints")).unwrap().checkpoint;
-    for (name, _) in kept.iter().flat_map(|c| c.tensors()) {
-        let values = kept.as_ref().unwrap().tensor(name).unwrap().to_f64();
-        assert!(values.iter().all(|x| x.is_finite()), "{name} was saved with numbers that are not finite");
+    let workspace = Workspace::new();
+    let rate = ["--steps", "30", "--checkpoint-every", "1", "--set", "schedule.rate=1e30"];
+    let message = workspace.fail(&Workspace::train("causal.json", "run", &rate));
+    let kept = newest(&workspace.path("run")).unwrap();
+    let step = kept.meta().step + 1;
+    let file = format!("run/checkpoints/step_{:08}.safetensors", kept.meta().step);
+    assert!(message.contains(&format!(" of step {step} is ")), "{message}");
+    assert!(message.contains(&format!("the last good checkpoint is `{file}`")), "{message}");
+    for (name, _) in kept.tensors() {
+        assert!(kept.tensor(name).unwrap().is_finite(), "`{name}` was saved");
     }
-    assert_eq!(newest(&folder.path("run")), good);
+    // The step that failed is on record.
+    let records = read_metrics(&workspace.path("run/metrics.jsonl")).unwrap();
+    assert_eq!(records.last().map(|record| record.step), Some(step));
+}
+
+#[test]
+fn a_state_that_is_not_finite_is_not_saved_though_the_loss_still_is() {
+    let workspace = Workspace::new();
+    // The largest rate there is: the update of the first step, with its decay, leaves the range of float32.
+    let rate = ["--steps", "1", "--set", "schedule.rate=3.4028e38", "--set", "optimizer.weight_decay=1"];
+    let message = workspace.fail(&Workspace::train("causal.json", "run", &rate));
+    assert!(message.starts_with("after step 1, `"), "{message}");
+    assert!(
+        message.contains("` of the state holds numbers that are not finite, so it is not saved"),
+        "{message}"
+    );
+    assert!(message.contains("no checkpoint was written before"), "{message}");
+    assert_eq!(files(&workspace.path("run")), Vec::<PathBuf>::new());
 }

@@ -5,14 +5,16 @@ use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::config::RunConfig;
 use crate::train::Session;
 use anyhow::{Context, bail};
+use std::fmt::Display;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// A configuration and its overrides.
 #[derive(clap::Args)]
 pub struct ConfigArgs {
-    /// Configuration file, such as graphs/demo.json.
+    /// Configuration file, such as graphs/demo.json
     config: PathBuf,
-    /// Override a field, such as `model.moe.num_experts=16` (may be given several times).
+    /// Override a field, such as model.moe.num_experts=16 (may be given several times)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -26,9 +28,10 @@ impl ConfigArgs {
 /// A configuration with overrides, or an artifact as it is.
 #[derive(clap::Args)]
 pub struct SourceArgs {
-    /// Configuration file, or artifact folder written by `compile`.
+    /// Configuration file, or artifact folder written by `compile`
+    #[arg(value_name = "CONFIG|ARTIFACT")]
     source: PathBuf,
-    /// Override a field of a configuration (may be given several times).
+    /// Override a field of a configuration, such as seed=1 (may be given several times)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
 }
@@ -44,6 +47,40 @@ impl SourceArgs {
         }
         Artifact::read(&self.source).context("the artifact cannot be used")
     }
+}
+
+/// Writes a line to standard output. That its reader went away (`| head`) is no error.
+pub fn say(line: impl Display) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to standard output"),
+    }
+}
+
+/// Writes a line to standard error, where there is one.
+pub fn note(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// Reads a count that cannot be 0.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number from 1".into()),
+        Ok(count) => Ok(count),
+    }
+}
+
+/// Writes an error and its causes to standard error, in one line.
+pub fn complain(error: &anyhow::Error) {
+    let text = format!("{error:#}");
+    note(format_args!("error: {}", text.split_whitespace().collect::<Vec<_>>().join(" ")));
+}
+
+/// Compiles a program with XLA, which takes seconds, and says so.
+pub fn prepare(session: &mut Session, program: &str) -> anyhow::Result<()> {
+    note(format_args!("compiling {program} ..."));
+    Ok(session.prepare(program)?)
 }
 
 /// Compiles these programs, or all where none is named.
@@ -76,10 +113,13 @@ pub fn restore(session: &mut Session, checkpoint: &TensorFile, wanted: &[String]
 
 /// Opens the newest checkpoint of a run folder, or the checkpoint file itself.
 pub fn open_checkpoint(path: &Path) -> anyhow::Result<Checkpoint> {
-    if path.is_file() {
+    if !path.is_dir() {
         return Ok(Checkpoint::open(path)?);
     }
     let folder = if path.join("checkpoints").is_dir() { path.join("checkpoints") } else { path.into() };
     let latest = crate::checkpoint::latest(&folder)?;
+    for problem in &latest.skipped {
+        note(format_args!("passed over: {problem}"));
+    }
     latest.checkpoint.with_context(|| format!("`{}` holds no checkpoint", folder.display()))
 }

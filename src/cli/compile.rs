@@ -7,15 +7,15 @@ use std::process::ExitCode;
 
 pub const NEEDS: Needs = Needs::Nothing;
 
-/// Compile a configuration to HLO: one folder with every program and a manifest.
+/// Compile a configuration to HLO: one folder with every program and a manifest
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
     config: common::ConfigArgs,
-    /// Folder to write.
-    #[arg(short, long)]
+    /// Folder to write
+    #[arg(short, long, value_name = "DIR")]
     out: PathBuf,
-    /// Compile only this program (may be given several times).
+    /// Compile only this program (may be given several times)
     #[arg(long = "program", value_name = "NAME")]
     programs: Vec<String>,
 }
@@ -25,11 +25,11 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
     let artifact = common::compile(&config, &args.programs)?;
     artifact.write(&args.out).context("the artifact could not be written")?;
     let manifest = &artifact.manifest;
-    println!("{}: {} parameters", config.name, manifest.num_parameters);
+    common::say(format_args!("{}: {} parameters", config.name, manifest.num_parameters))?;
     for (spec, module) in manifest.programs.iter().zip(&artifact.modules) {
         let instructions: usize = module.computations.iter().map(|c| c.instructions.len()).sum();
-        println!("  {:<12} {instructions:>7} instructions", spec.name);
+        common::say(format_args!("  {:<12} {instructions:>7} instructions", spec.name))?;
     }
-    println!("written to {}", args.out.display());
+    common::say(format_args!("written to {}", args.out.display()))?;
     Ok(ExitCode::SUCCESS)
 }

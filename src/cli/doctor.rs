@@ -1,20 +1,21 @@
 //! `switchyard doctor`: which runtimes and devices this machine has.
 
-use super::{Devices, Needs, Unavailable};
+use super::{Devices, Needs, Unavailable, common};
 use crate::runtime::{Backend, native, plugins};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Lists runtimes, devices and PJRT plugins; exit code 1 if no runtime can be used.
+/// List runtimes, devices and PJRT plugins
 #[derive(clap::Args)]
+#[command(after_help = "Exit status: 0 when a runtime can be used, 1 when none can.")]
 pub struct Args {
-    /// Open the CPU runtime with this many virtual devices.
+    /// Open the CPU runtime with this many virtual devices
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     devices: u16,
 
-    /// Print JSON.
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -24,8 +25,8 @@ pub const NEEDS: Needs = Needs::DeviceIfAny;
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let report = Report::collect(usize::from(args.devices), devices);
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&report)?),
-        false => print!("{}", report.text()),
+        true => common::say(serde_json::to_string_pretty(&report)?)?,
+        false => common::say(report.text().trim_end())?,
     }
     Ok(ExitCode::from(u8::from(report.cpu.problem.is_some())))
 }

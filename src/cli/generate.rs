@@ -1,46 +1,48 @@
 //! `generate`: text from a checkpoint, greedy or sampled.
 
 use super::{Devices, Needs, common};
-use crate::config::{Architecture, RunConfig};
+use crate::config::RunConfig;
 use crate::data::Tokenizer;
-use crate::train::{self, Generator, Sampling, Session};
+use crate::train::{Generator, Sampling, Session};
 use anyhow::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub const NEEDS: Needs = Needs::Device;
 
-/// Generate text from a prompt.
-///
-/// A model trained on span corruption fills the sentinels of the prompt: `the <extra_id_0> sat on`. A causal model continues it.
+/// Generate text from a prompt, greedily or sampled
 #[derive(clap::Args)]
+#[command(
+    after_help = "A model trained on span corruption fills the sentinels of the prompt, as in 'the <extra_id_0> sat on': its \
+                  answer names each sentinel and then the text for it. A causal model continues the prompt."
+)]
 pub struct Args {
     #[command(flatten)]
     config: common::ConfigArgs,
-    /// Checkpoint file, or run folder (its newest checkpoint is taken).
-    #[arg(long)]
+    /// Checkpoint file, or run folder (its newest checkpoint is taken)
+    #[arg(long, value_name = "PATH")]
     checkpoint: PathBuf,
-    /// The prompt.
-    #[arg(long)]
+    /// The prompt
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
-    /// Sampling temperature; 0 takes the most probable token.
-    #[arg(long, default_value_t = 0.0)]
+    /// Sampling temperature; 0 takes the most probable token
+    #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f64,
-    /// Sample among the k most probable tokens only; 0 is all.
-    #[arg(long, default_value_t = 0)]
+    /// Sample among the k most probable tokens only; 0 is all
+    #[arg(long, default_value_t = 0, value_name = "K")]
     top_k: usize,
-    /// Seed of sampling.
-    #[arg(long, default_value_t = 0)]
+    /// Seed of sampling
+    #[arg(long, default_value_t = 0, value_name = "N")]
     seed: u64,
-    /// Most tokens to generate; the target length by default.
-    #[arg(long)]
+    /// Most tokens to generate; as many as fit by default
+    #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let config = one_row(args.config.load()?)?;
     let checkpoint = common::open_checkpoint(&args.checkpoint)?;
-    let tokenizer = Tokenizer::open(&train::tokenizer_spec(&config), config.model.vocab_size as u32)?;
+    let tokenizer = Tokenizer::open(&config.data.tokenizer, config.model.vocab_size as u32)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     let artifact = common::compile(&config, &["next_token".into()])?;
     let wanted = parameters(&artifact)?;
@@ -48,9 +50,10 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     common::restore(&mut session, &checkpoint, &wanted)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, seed: args.seed };
     let mut generator = Generator::new(session, &prompt, tokenizer.eos(), sampling)?;
+    common::note("compiling next_token ...");
     let limit = args.max_tokens.unwrap_or(usize::MAX);
     let tokens = generator.run(limit)?;
-    println!("{}", tokenizer.decode(&tokens));
+    common::say(tokenizer.decode(&tokens))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -58,9 +61,6 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
 fn one_row(mut config: RunConfig) -> anyhow::Result<RunConfig> {
     config.batch.sequences = 1;
     config.batch.accumulation = 1;
-    if config.model.architecture == Architecture::DecoderOnly {
-        config.batch.input_length = 0;
-    }
     config.resolved().context("the configuration does not allow a batch of one sequence")
 }
 

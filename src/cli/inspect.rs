@@ -1,6 +1,6 @@
 //! `inspect`: what is in an artifact or an HLO file.
 
-use super::{Devices, Needs};
+use super::{Devices, Needs, common};
 use crate::artifact::Artifact;
 use crate::hlo;
 use crate::inspect::{self, CheckOutcome, Report};
@@ -12,17 +12,18 @@ pub const NEEDS: Needs = Needs::Nothing;
 const FAILED: u8 = 1;
 const UNREADABLE: u8 = 2;
 
-/// Inspect an artifact or an HLO module: shapes, aliases, FLOPs, bytes.
-///
-/// Exit status: 0 when every check holds, 1 when one fails, 2 when the input cannot be read.
+/// Inspect an artifact or an HLO module: shapes, aliases, FLOPs, bytes
 #[derive(clap::Args)]
+#[command(
+    after_help = "Exit status: 0 when every check holds, 1 when one fails, 2 when the input cannot be read."
+)]
 pub struct Args {
-    /// Artifact folder, `.hlo.pb` or `.hlo.txt` file.
+    /// Artifact folder, or HLO file (.hlo.pb or .hlo.txt)
     path: PathBuf,
-    /// Only this program of an artifact.
+    /// Only this program of an artifact
     #[arg(long, value_name = "NAME")]
     program: Option<String>,
-    /// Print JSON.
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -42,14 +43,14 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
     let inspected = match read(&args) {
         Ok(inspected) => inspected,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            common::complain(&error);
             return Ok(ExitCode::from(UNREADABLE));
         }
     };
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&inspected)?);
+        common::say(serde_json::to_string_pretty(&inspected)?)?;
     } else {
-        inspected.iter().for_each(print);
+        inspected.iter().try_for_each(print)?;
     }
     let failed = inspected.iter().any(|i| !i.failures.is_empty());
     Ok(if failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
@@ -93,13 +94,11 @@ impl Inspected {
     }
 }
 
-fn print(inspected: &Inspected) {
-    println!("{}", inspect::render(&inspected.report));
+fn print(inspected: &Inspected) -> anyhow::Result<()> {
+    common::say(inspect::render(&inspected.report))?;
     for check in &inspected.shape_checks {
         let mark = if check.ok { "ok  " } else { "FAIL" };
-        println!("{mark} {} {}", check.path, check.expected);
+        common::say(format_args!("{mark} {} {}", check.path, check.expected))?;
     }
-    for failure in &inspected.failures {
-        println!("FAIL {failure}");
-    }
+    inspected.failures.iter().try_for_each(|failure| common::say(format_args!("FAIL {failure}")))
 }

@@ -20,7 +20,16 @@ use std::process::ExitCode;
 
 /// Sparsely activated Transformers as static-shape XLA programs.
 #[derive(Parser)]
-#[command(name = "switchyard", version, max_term_width = 100)]
+#[command(
+    name = "switchyard",
+    version,
+    max_term_width = 100,
+    after_help = "Examples:
+  switchyard compile graphs/demo.json -o artifact
+  switchyard inspect artifact
+  switchyard train graphs/demo.json --data src docs --steps 1000 --out runs/demo
+  switchyard generate graphs/demo.json --checkpoint runs/demo --prompt 'fn <extra_id_0>() {'"
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -120,7 +129,7 @@ pub fn main_device(open: OpenBackend) -> ExitCode {
 
 fn report(result: anyhow::Result<ExitCode>) -> ExitCode {
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        common::complain(&error);
         ExitCode::FAILURE
     })
 }

@@ -5,27 +5,27 @@ use crate::artifact::Artifact;
 use crate::checkpoint::{self, TensorFile};
 use crate::train::Session;
 use anyhow::{Context, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 pub const NEEDS: Needs = Needs::Device;
 
-/// Run one program of an artifact: named tensors in, named tensors out.
+/// Run one program of an artifact: named tensors in, named tensors out
 #[derive(clap::Args)]
 pub struct Args {
-    /// Artifact folder written by `compile`.
+    /// Artifact folder written by `compile`
     artifact: PathBuf,
-    /// The program.
+    /// The program, such as forward
     #[arg(long, value_name = "NAME")]
     program: String,
-    /// Checkpoint (or any safetensors file) with the state that the program takes.
-    #[arg(long)]
+    /// State that the program takes: checkpoint or other safetensors file, or run folder
+    #[arg(long, value_name = "PATH")]
     checkpoint: Option<PathBuf>,
-    /// Safetensors file with the other inputs.
-    #[arg(long)]
+    /// Safetensors file with the other inputs
+    #[arg(long, value_name = "FILE")]
     inputs: Option<PathBuf>,
-    /// Safetensors file to write: the outputs, and the state where the program returns it.
-    #[arg(long)]
+    /// Safetensors file to write: the outputs, and the state where the program returns it
+    #[arg(long, value_name = "FILE")]
     outputs: PathBuf,
 }
 
@@ -37,7 +37,7 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     })?;
     let wanted: Vec<String> = spec.state_inputs().map(|port| port.name.clone()).collect();
     let returned: Vec<String> = spec.state_outputs().map(|port| port.name.clone()).collect();
-    let checkpoint = args.checkpoint.as_deref().map(TensorFile::open).transpose()?;
+    let checkpoint = args.checkpoint.as_deref().map(open_state).transpose()?;
     let inputs = match &args.inputs {
         Some(path) => checkpoint::read_tensors(path)?,
         None => vec![],
@@ -50,12 +50,21 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
         }
         None => (),
     }
+    common::note(format_args!("compiling {} ...", args.program));
     let mut outputs = session.run(&args.program, inputs)?;
     for name in returned {
         let value = session.state(&name)?;
         outputs.push((name, value));
     }
     checkpoint::write_tensors(&args.outputs, &outputs)?;
-    println!("{} tensors written to {}", outputs.len(), args.outputs.display());
+    common::say(format_args!("{} tensors written to {}", outputs.len(), args.outputs.display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A file of tensors, or the newest checkpoint of a run folder.
+fn open_state(path: &Path) -> anyhow::Result<TensorFile> {
+    if path.is_dir() {
+        return Ok(TensorFile::open(common::open_checkpoint(path)?.path())?);
+    }
+    Ok(TensorFile::open(path)?)
 }

@@ -1,6 +1,7 @@
 //! `train`: text to a checkpoint.
 
 use super::{Devices, Needs, common};
+use crate::config::{RunConfig, Schedule};
 use crate::train::{self, Options};
 use anyhow::Context;
 use std::path::PathBuf;
@@ -12,42 +13,47 @@ pub const NEEDS: Needs = Needs::Device;
 /// What a shell reports for a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
-/// Train on text. Ctrl-C ends the run after the step at hand and saves it.
+/// Train on text; checkpoints, metrics and a picture come into one folder
 #[derive(clap::Args)]
+#[command(
+    after_help = "Ctrl-C ends the run after the step at hand and saves it (exit status 130); --resume goes on from there, bit \
+                  for bit. A second Ctrl-C ends it at once; then the last checkpoint counts."
+)]
 pub struct Args {
     #[command(flatten)]
     source: common::SourceArgs,
-    /// Text files, JSON lines files and folders to learn from.
+    /// Text files, JSON lines files and folders to learn from
     #[arg(long, num_args = 1.., required = true, value_name = "PATH")]
     data: Vec<PathBuf>,
-    /// Steps of the whole run.
-    #[arg(long)]
-    steps: u64,
-    /// Folder of the run: checkpoints, metrics, artifact, picture.
-    #[arg(long)]
+    /// Steps of the whole run; by default the total_steps of a cosine schedule
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    steps: Option<u64>,
+    /// Folder of the run
+    #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Go on from the newest checkpoint of the folder.
+    /// Go on from the newest checkpoint of the folder
     #[arg(long)]
     resume: bool,
-    /// Steps between checkpoints.
-    #[arg(long, default_value_t = 1000, value_name = "STEPS")]
+    /// Steps between checkpoints
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     checkpoint_every: u64,
-    /// Newest checkpoints to keep.
-    #[arg(long, default_value_t = 3, value_name = "N")]
+    /// Newest checkpoints to keep
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = common::at_least_one)]
     keep_checkpoints: usize,
-    /// Steps between evaluations on held-out text.
-    #[arg(long, default_value_t = 100, value_name = "STEPS")]
+    /// Steps between evaluations on held-out text
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     eval_every: u64,
-    /// Most batches of an evaluation.
-    #[arg(long, default_value_t = 8, value_name = "N")]
+    /// Most batches of an evaluation
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = common::at_least_one)]
     eval_batches: usize,
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let artifact = args.source.artifact()?;
+    let steps = args.steps.or_else(|| total_steps(&artifact.manifest.config));
     let options = Options {
         data: args.data,
-        steps: args.steps,
+        steps: steps.context("give --steps: this schedule does not say how many")?,
         out: args.out,
         resume: args.resume,
         checkpoint_every: args.checkpoint_every,
@@ -57,13 +63,35 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     };
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
-    ctrlc::set_handler(move || asked.store(true, Ordering::SeqCst)).context("no handler for Ctrl-C")?;
+    ctrlc::set_handler(move || interrupt(&asked)).context("no handler for Ctrl-C")?;
     let outcome = train::train(devices.open(1)?, artifact, &options, &stop)?;
-    println!("{}", outcome.summary);
-    println!("checkpoint {} (state {})", outcome.checkpoint.display(), outcome.state_digest);
+    common::say(&outcome.summary)?;
+    common::say(format_args!(
+        "checkpoint {} (state {})",
+        outcome.checkpoint.display(),
+        outcome.state_digest
+    ))?;
     if outcome.interrupted {
-        println!("stopped at step {} of {}; go on with --resume", outcome.step, options.steps);
+        let (step, steps) = (outcome.step, options.steps);
+        common::say(format_args!("stopped at step {step} of {steps}; go on with --resume"))?;
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Asks the run to end; asked a second time, ends the process. Checkpoints appear whole or not at all, so none is lost.
+fn interrupt(stop: &AtomicBool) {
+    if stop.swap(true, Ordering::SeqCst) {
+        // SAFETY: ends the process at once, without the exit handlers of libraries whose threads are still at work.
+        unsafe { libc::_exit(INTERRUPTED.into()) }
+    }
+    common::note("stopping after the step at hand ...");
+}
+
+/// The steps that the schedule is made for.
+fn total_steps(config: &RunConfig) -> Option<u64> {
+    match config.schedule {
+        Schedule::Cosine { total_steps, .. } => Some(total_steps),
+        Schedule::InverseSquareRoot { .. } | Schedule::Constant { .. } => None,
+    }
 }

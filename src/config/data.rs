@@ -83,16 +83,19 @@ impl Objective {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum TokenizerSpec {
-    /// One id per byte: 3 special ids, 256 bytes, then the sentinels; no file is needed.
+    /// UTF-8 bytes, no file needed: pad 0, end 1, unknown 2, byte `b` is `b + 3`, sentinel `n` is `vocab_size - 1 - n`.
     Bytes,
     /// A Hugging Face `tokenizer.json`.
     HuggingFace {
         /// The file.
         path: String,
+        /// Text of the token that ends a document; without it the usual names are tried, `</s>` first.
+        #[serde(default)]
+        eos_token: Option<String>,
     },
 }
 
-/// Lengths of one example of span corruption.
+/// Lengths of one example of span corruption, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SpanLengths {
     /// Tokens of text that one example takes.
@@ -107,11 +110,27 @@ pub struct SpanLengths {
     pub spans: usize,
 }
 
+impl SpanLengths {
+    /// Lengths for a text of `tokens`, at least 2.
+    ///
+    /// `noise = round(tokens * noise_density)` within `1..tokens`, `spans = round(noise / mean_span)` from 1 to the number of
+    /// replaced and of kept tokens, rounding halves to even; inputs are `tokens - noise + spans + 1`, targets
+    /// `noise + spans + 1`.
+    /// Source: T5 (Raffel et al., 2020), section 3.1.4, and its published data pipeline.
+    pub fn of(tokens: usize, noise_density: f64, mean_span: f64) -> Self {
+        let noise = (tokens as f64 * noise_density).round_ties_even() as usize;
+        let noise_tokens = noise.clamp(1, tokens.saturating_sub(1).max(1));
+        let kept = tokens.saturating_sub(noise_tokens);
+        let spans = (noise_tokens as f64 / mean_span).round_ties_even() as usize;
+        // A span and the text before it each have at least one token.
+        let spans = spans.clamp(1, noise_tokens.min(kept).max(1));
+        Self { tokens, inputs: kept + spans + 1, targets: noise_tokens + spans + 1, noise_tokens, spans }
+    }
+}
+
 /// The longest text whose corrupted form fits into `input_length` encoder tokens, end token included.
 ///
-/// `noise = round(tokens * noise_density)` within `1..tokens`, `spans = max(1, round(noise / mean_span))`, rounding halves
-/// to even; inputs are `tokens - noise + spans + 1`, targets `noise + spans + 1`. Wants a density within 0 and 1 and a mean
-/// of at least 1. All lengths are 0 if nothing fits.
+/// Wants a density within 0 and 1 and a mean of at least 1. All lengths are 0 if nothing fits.
 /// Source: T5, `random_spans_helper`.
 pub fn span_corruption_lengths(input_length: usize, noise_density: f64, mean_span: f64) -> SpanLengths {
     // Inputs never shrink as the text grows (one more token adds at most one of noise and at most one span),
@@ -119,7 +138,7 @@ pub fn span_corruption_lengths(input_length: usize, noise_density: f64, mean_spa
     let (mut fits, mut exceeds) = (1, u32::MAX as usize);
     while exceeds - fits > 1 {
         let middle = fits + (exceeds - fits) / 2;
-        if corrupted(middle, noise_density, mean_span).inputs <= input_length {
+        if SpanLengths::of(middle, noise_density, mean_span).inputs <= input_length {
             fits = middle;
         } else {
             exceeds = middle;
@@ -128,18 +147,7 @@ pub fn span_corruption_lengths(input_length: usize, noise_density: f64, mean_spa
     if fits < 2 {
         return SpanLengths { tokens: 0, inputs: 0, targets: 0, noise_tokens: 0, spans: 0 };
     }
-    corrupted(fits, noise_density, mean_span)
-}
-
-/// Lengths for a text of `tokens`, at least 2.
-fn corrupted(tokens: usize, noise_density: f64, mean_span: f64) -> SpanLengths {
-    let noise = (tokens as f64 * noise_density).round_ties_even() as usize;
-    let noise_tokens = noise.min(tokens.saturating_sub(1)).max(1);
-    let spans = (noise_tokens as f64 / mean_span).round_ties_even() as usize;
-    // A mean below 1 has no meaning; the bound keeps the sums from overflowing.
-    let spans = spans.min(noise_tokens).max(1);
-    let inputs = tokens.saturating_sub(noise_tokens) + spans + 1;
-    SpanLengths { tokens, inputs, targets: noise_tokens + spans + 1, noise_tokens, spans }
+    SpanLengths::of(fits, noise_density, mean_span)
 }
 
 #[cfg(test)]
@@ -173,11 +181,18 @@ mod tests {
     #[test]
     fn halves_round_to_even() {
         // 10 tokens * 0.25 = 2.5 -> 2 noise tokens; 2 / 4 = 0.5 -> 0 -> at least 1 span.
-        let found = corrupted(10, 0.25, 4.0);
+        let found = SpanLengths::of(10, 0.25, 4.0);
         assert_eq!((found.noise_tokens, found.spans), (2, 1));
         // 14 * 0.25 = 3.5 -> 4; 4 / 1.6 = 2.5 -> 2.
-        let found = corrupted(14, 0.25, 1.6);
+        let found = SpanLengths::of(14, 0.25, 1.6);
         assert_eq!((found.noise_tokens, found.spans), (4, 2));
+    }
+
+    #[test]
+    fn each_span_has_a_kept_token_before_it() {
+        // 10 * 0.7 = 7 noise tokens in 7 / 1 spans, but 3 tokens are kept.
+        let found = SpanLengths::of(10, 0.7, 1.0);
+        assert_eq!((found.noise_tokens, found.spans, found.inputs, found.targets), (7, 3, 7, 11));
     }
 
     #[test]

@@ -24,7 +24,8 @@ pub(super) fn variants(path: &str) -> Vec<Value> {
         "schedule" => trees(&[Schedule::default(), Schedule::cosine(), Schedule::constant()]),
         "data.objective" => trees(&[Objective::default(), Objective::Causal]),
         "data.tokenizer" => {
-            trees(&[TokenizerSpec::Bytes, TokenizerSpec::HuggingFace { path: "tokenizer.json".to_owned() }])
+            let (path, eos_token) = ("tokenizer.json".to_owned(), Some("</s>".to_owned()));
+            trees(&[TokenizerSpec::Bytes, TokenizerSpec::HuggingFace { path, eos_token }])
         }
         _ => Vec::new(),
     }

@@ -224,8 +224,10 @@ fn data(data: &DataConfig) -> Checked {
     rate("data.held_out", data.held_out, 0.05)?;
     match &data.tokenizer {
         TokenizerSpec::Bytes => Ok(()),
-        TokenizerSpec::HuggingFace { path } => {
-            require(!path.is_empty(), "data.tokenizer.path", path, "the path of a file", "tokenizer.json")
+        TokenizerSpec::HuggingFace { path, eos_token } => {
+            require(!path.is_empty(), "data.tokenizer.path", path, "the path of a file", "tokenizer.json")?;
+            let named = eos_token.as_ref().is_none_or(|token| !token.is_empty());
+            require(named, "data.tokenizer.eos_token", "", "the text of a token, or null", "</s>")
         }
     }
 }
@@ -267,9 +269,9 @@ fn spans(config: &RunConfig, density: f64, mean: f64) -> Checked {
     count("batch.input_length", input_length, 3..=MAX_WIDTH, 128)?;
     let exact = span_corruption_lengths(input_length, density, mean);
     let kept = exact.tokens.saturating_sub(exact.noise_tokens);
-    let expected =
-        format!("fewer replaced tokens: {} spans need as many kept tokens, not {kept}", exact.spans);
-    require(exact.spans <= kept, path, density, &expected, 0.15)?;
+    let wanted = (exact.noise_tokens as f64 / mean).round_ties_even();
+    let expected = format!("fewer replaced tokens: {wanted} spans need as many kept tokens, not {kept}");
+    require(wanted <= kept as f64, path, density, &expected, 0.15)?;
     let expected =
         format!("at least {}, which span corruption fills from {input_length} inputs", exact.targets);
     require(target_length >= exact.targets, "batch.target_length", target_length, &expected, exact.targets)?;

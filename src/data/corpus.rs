@@ -93,11 +93,12 @@ impl Corpus {
         Batches::start(Arc::clone(inner), position.clone())
     }
 
-    /// The held-out text once, in a fixed order with fixed noise whatever the seed; empty if `held_out` is 0.
+    /// The held-out text once in batches of so many rows (at least 1), in a fixed order with fixed noise whatever the seed;
+    /// empty if `held_out` is 0.
     ///
     /// The last example and the last batch are filled up with pad.
-    pub fn held_out(&self) -> HeldOut {
-        HeldOut::new(Arc::clone(&self.inner))
+    pub fn held_out(&self, sequences: usize) -> HeldOut {
+        HeldOut::new(Arc::clone(&self.inner), sequences.max(1))
     }
 
     /// The entropy, in nats per token, of single tokens of the training text, each eos included.

@@ -2,9 +2,10 @@
 
 use super::batches::Batch;
 use super::error::DataError;
-use super::span::{corrupt, span_corruption_lengths};
-use super::spec::{DataSpec, Objective};
+use super::span::{self, corrupt};
+use super::spec::DataSpec;
 use super::tokenizer::{PAD, Tokenizer};
+use crate::config::Objective;
 use ndarray::{Array2, ArrayViewMut1};
 use rand_chacha::ChaCha8Rng;
 
@@ -29,7 +30,7 @@ impl ExampleShape {
         let Objective::SpanCorruption { noise_density, mean_span_length } = objective else {
             return Ok(Self { objective, raw_tokens: target_length, input_length: None, target_length });
         };
-        let lengths = span_corruption_lengths(spec.input_length, noise_density, mean_span_length)?;
+        let lengths = span::lengths(spec.input_length, noise_density, mean_span_length)?;
         if target_length < lengths.targets {
             let expected =
                 format!("at least {} for an input_length of {}", lengths.targets, spec.input_length);
@@ -51,7 +52,7 @@ impl ExampleShape {
     pub(super) fn min_tokens(&self) -> usize {
         match self.objective {
             Objective::SpanCorruption { .. } => 2,
-            Objective::Causal {} => 1,
+            Objective::Causal => 1,
         }
     }
 
@@ -65,7 +66,7 @@ impl ExampleShape {
         let mut input_rows = inputs.as_mut().map(|inputs| inputs.outer_iter_mut());
         for ((tokens, mut rng), target_row) in examples.into_iter().zip(targets.outer_iter_mut()) {
             match self.objective {
-                Objective::Causal {} => fill(target_row, &tokens),
+                Objective::Causal => fill(target_row, &tokens),
                 Objective::SpanCorruption { noise_density, mean_span_length } => {
                     // Enough sentinels: counted when the shape was made.
                     let sentinel = |n| tokenizer.sentinel(n).unwrap_or(PAD);

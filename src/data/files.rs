@@ -136,7 +136,9 @@ fn leads_nowhere(error: &walkdir::Error) -> bool {
 
 fn walk_error(root: &Path, error: walkdir::Error) -> DataError {
     let path = error.path().unwrap_or(root).to_path_buf();
-    DataError::Io { path, source: error.into() }
+    let message = error.to_string();
+    // The error of the system where there is one: the walk's own names the path once more.
+    DataError::Io { path, source: error.into_io_error().unwrap_or_else(|| std::io::Error::other(message)) }
 }
 
 #[cfg(test)]

@@ -12,14 +12,15 @@ use std::sync::Arc;
 /// Their order is random but fixed, so that the first few are a fair sample. After an error the iterator ends.
 pub struct HeldOut {
     corpus: Arc<Inner>,
+    sequences: usize,
     next_segment: u64,
     next_example: u64,
     tokens: Vec<u32>, // not yet in an example
 }
 
 impl HeldOut {
-    pub(super) fn new(corpus: Arc<Inner>) -> Self {
-        Self { corpus, next_segment: 0, next_example: 0, tokens: vec![] }
+    pub(super) fn new(corpus: Arc<Inner>, sequences: usize) -> Self {
+        Self { corpus, sequences, next_segment: 0, next_example: 0, tokens: vec![] }
     }
 
     /// The next stretch of tokens, a shorter one at the end.
@@ -41,7 +42,7 @@ impl HeldOut {
 
     fn examples(&mut self) -> Result<Vec<Example>, DataError> {
         let mut examples = vec![];
-        while examples.len() < self.corpus.spec.sequences {
+        while examples.len() < self.sequences {
             let Some(tokens) = self.stretch()? else { break };
             examples.push((tokens, rng(0, Purpose::HeldOutNoise, self.next_example, 0)));
             self.next_example += 1;
@@ -57,8 +58,8 @@ impl Iterator for HeldOut {
         match self.examples() {
             Ok(examples) if examples.is_empty() => None,
             Ok(examples) => {
-                let (corpus, sequences) = (&self.corpus, self.corpus.spec.sequences);
-                Some(Ok(corpus.shape.batch(examples, sequences, &corpus.tokenizer)))
+                let corpus = &self.corpus;
+                Some(Ok(corpus.shape.batch(examples, self.sequences, &corpus.tokenizer)))
             }
             Err(error) => {
                 self.next_segment = self.corpus.num_held_out_segments();

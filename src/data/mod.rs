@@ -28,6 +28,5 @@ pub use corpus::{Corpus, CorpusSummary};
 pub use error::DataError;
 pub use held_out::HeldOut;
 pub use position::Position;
-pub use span::{Lengths, span_corruption_lengths};
-pub use spec::{DataSpec, Objective, TokenizerSpec};
+pub use spec::DataSpec;
 pub use tokenizer::{PAD, Tokenizer};

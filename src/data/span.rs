@@ -2,32 +2,17 @@
 
 use super::error::DataError;
 use super::random::random_lengths;
+use crate::config::{SpanLengths, span_corruption_lengths};
 use rand_chacha::rand_core::Rng;
-
-/// Lengths of an example before and after span corruption, in tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lengths {
-    /// Raw tokens that are corrupted.
-    pub tokens: usize,
-    /// Tokens that remain, one sentinel per span and eos; at most the asked input length.
-    pub inputs: usize,
-    /// Corrupted tokens, one sentinel per span and eos.
-    pub targets: usize,
-    /// Corrupted spans, so sentinels needed.
-    pub spans: usize,
-}
 
 /// Returns the longest example whose corrupted form fits `input_length` tokens, eos included.
 ///
-/// `noise_density` in (0, 1) is the share of corrupted tokens, `mean_span` (at least 1) their mean number per span.
-///
-/// Errors: [`DataError::Setting`] for a density or span outside these ranges, or an input length below 3.
-/// Source: T5 (Raffel et al., 2020), section 3.1.4; rounding half to even as in its published data pipeline.
-pub fn span_corruption_lengths(
+/// Errors: [`DataError::Setting`] for a density outside (0, 1), a mean below 1, or an input length that holds nothing.
+pub(super) fn lengths(
     input_length: usize,
     noise_density: f64,
     mean_span: f64,
-) -> Result<Lengths, DataError> {
+) -> Result<SpanLengths, DataError> {
     if !(noise_density > 0.0 && noise_density < 1.0) {
         return Err(DataError::setting("noise_density", "between 0 and 1, such as 0.15", noise_density));
     }
@@ -37,31 +22,7 @@ pub fn span_corruption_lengths(
     if !(3..=1 << 30).contains(&input_length) {
         return Err(DataError::setting("input_length", "between 3 and 1073741824", input_length));
     }
-    let lengths = |tokens| lengths_of(tokens, noise_density, mean_span);
-    // The inputs never shrink as tokens are added, and 2 tokens give 3 inputs: double, then bisect.
-    let (mut fits, mut too_long) = (2, 4);
-    while lengths(too_long).inputs <= input_length {
-        (fits, too_long) = (too_long, too_long.saturating_mul(2));
-        if too_long > 1 << 40 {
-            return Err(DataError::setting("noise_density", "further below 1", noise_density));
-        }
-    }
-    while too_long - fits > 1 {
-        let middle = fits + (too_long - fits) / 2;
-        if lengths(middle).inputs <= input_length { fits = middle } else { too_long = middle }
-    }
-    Ok(lengths(fits))
-}
-
-/// Lengths after corrupting `tokens` (at least 2) tokens.
-fn lengths_of(tokens: usize, noise_density: f64, mean_span: f64) -> Lengths {
-    let noise = (tokens as f64 * noise_density).round_ties_even() as usize;
-    let noise = noise.clamp(1, tokens.saturating_sub(1).max(1));
-    let kept = tokens.saturating_sub(noise);
-    let spans = (noise as f64 / mean_span).round_ties_even() as usize;
-    // A span and the text before it each have at least one token.
-    let spans = spans.clamp(1, noise.min(kept).max(1));
-    Lengths { tokens, inputs: kept + spans + 1, targets: noise + spans + 1, spans }
+    Ok(span_corruption_lengths(input_length, noise_density, mean_span))
 }
 
 /// An example after corruption; both sides end in eos.
@@ -82,8 +43,8 @@ pub(super) fn corrupt(
     sentinel: impl Fn(usize) -> u32,
     eos: u32,
 ) -> Corrupted {
-    let lengths = lengths_of(tokens.len(), noise_density, mean_span);
-    let noise = lengths.targets - lengths.spans - 1;
+    let lengths = SpanLengths::of(tokens.len(), noise_density, mean_span);
+    let noise = lengths.noise_tokens;
     let noise_spans = random_lengths(rng, noise, lengths.spans);
     let text_spans = random_lengths(rng, tokens.len() - noise, lengths.spans);
     let mut out = Corrupted {
@@ -118,7 +79,7 @@ mod tests {
         for (input, tokens, targets) in
             [(64, 70, 14), (128, 141, 29), (256, 284, 58), (512, 568, 114), (1024, 1137, 229)]
         {
-            let found = span_corruption_lengths(input, 0.15, 3.0).unwrap();
+            let found = lengths(input, 0.15, 3.0).unwrap();
             assert_eq!((found.tokens, found.inputs, found.targets), (tokens, input, targets));
         }
     }
@@ -126,15 +87,15 @@ mod tests {
     #[test]
     fn shortest_example_has_two_tokens() {
         // 1 kept + 1 sentinel + eos = 3.
-        let found = span_corruption_lengths(3, 0.15, 3.0).unwrap();
+        let found = lengths(3, 0.15, 3.0).unwrap();
         assert_eq!((found.tokens, found.targets, found.spans), (2, 3, 1));
-        assert!(span_corruption_lengths(2, 0.15, 3.0).is_err());
+        assert!(lengths(2, 0.15, 3.0).is_err());
     }
 
     #[test]
     fn impossible_noise_is_refused() {
         for (density, span) in [(0.0, 3.0), (1.0, 3.0), (f64::NAN, 3.0), (0.15, 0.5), (0.15, f64::INFINITY)] {
-            assert!(span_corruption_lengths(64, density, span).is_err(), "{density} {span}");
+            assert!(lengths(64, density, span).is_err(), "{density} {span}");
         }
     }
 
@@ -156,14 +117,14 @@ mod tests {
         fn putting_the_spans_back_gives_the_raw_tokens(
             input_length in 3usize..600, density in 0.01f64..0.95, mean in 1.0f64..8.0, key: u64,
         ) {
-            let lengths = span_corruption_lengths(input_length, density, mean).unwrap();
+            let lengths = lengths(input_length, density, mean).unwrap();
             let tokens: Vec<u32> = (0..lengths.tokens as u32).map(|i| 3 + i % 250).collect();
             let sentinel = |n: usize| 1_000_000 - n as u32;
             let out = corrupt(&tokens, density, mean, &mut rng(key, Purpose::Noise, 0, 0), sentinel, 1);
             prop_assert_eq!(out.inputs.len(), lengths.inputs);
             prop_assert_eq!(out.targets.len(), lengths.targets);
             prop_assert!(lengths.inputs <= input_length);
-            let longer = lengths_of(lengths.tokens + 1, density, mean);
+            let longer = SpanLengths::of(lengths.tokens + 1, density, mean);
             prop_assert!(longer.inputs > input_length, "not the longest");
             prop_assert_eq!(out.inputs.last(), Some(&1));
             prop_assert_eq!(restore(&out.inputs, &out.targets, 900_000), tokens);

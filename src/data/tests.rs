@@ -1,6 +1,7 @@
 //! The room as a whole, through its public door.
 
 use super::*;
+use crate::config::{Objective, TokenizerSpec};
 use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
@@ -10,7 +11,7 @@ fn spec(path: &Path) -> DataSpec {
     DataSpec {
         paths: vec![path.to_path_buf()],
         objective: Objective::SpanCorruption { noise_density: 0.15, mean_span_length: 3.0 },
-        tokenizer: TokenizerSpec::bytes(),
+        tokenizer: TokenizerSpec::Bytes,
         vocab_size: 384,
         sequences: 3,
         input_length: 64,
@@ -22,7 +23,7 @@ fn spec(path: &Path) -> DataSpec {
 }
 
 fn causal(path: &Path, length: usize) -> DataSpec {
-    DataSpec { objective: Objective::Causal {}, target_length: length, ..spec(path) }
+    DataSpec { objective: Objective::Causal, target_length: length, ..spec(path) }
 }
 
 /// 300 numbered lines in each of two files, 12 segments or so.
@@ -143,7 +144,7 @@ fn an_epoch_reads_all_the_training_text_and_none_that_is_held_out() {
     };
     let first_epoch = |b: &Batch| b.position.as_ref().is_some_and(|p| p.epoch() == 0);
     let train = text(&mut corpus.train(&corpus.start()).unwrap().map(Result::unwrap).take_while(first_epoch));
-    let held_out = text(&mut corpus.held_out().map(Result::unwrap));
+    let held_out = text(&mut corpus.held_out(1).map(Result::unwrap));
     let set = |text: &str| text.lines().filter(|l| !l.is_empty()).map(str::to_string).collect::<HashSet<_>>();
     let (train, held_out) = (set(&train), set(&held_out));
     assert!(train.is_disjoint(&held_out));
@@ -156,7 +157,7 @@ fn held_out_text_is_the_same_for_all_seeds_and_ends() {
     let folder = folder();
     let all = |seed| {
         let corpus = Corpus::open(&DataSpec { seed, ..spec(folder.path()) }).unwrap();
-        corpus.held_out().map(Result::unwrap).collect::<Vec<_>>()
+        corpus.held_out(3).map(Result::unwrap).collect::<Vec<_>>()
     };
     let batches = all(7);
     assert_eq!(batches, all(8));
@@ -166,6 +167,14 @@ fn held_out_text_is_the_same_for_all_seeds_and_ends() {
     for (row, target) in last.targets.outer_iter().enumerate() {
         assert_eq!(row < last.num_examples, target[0] != 0, "rows without example are pad");
     }
+    // Batches of another size hold the same rows.
+    let corpus = Corpus::open(&spec(folder.path())).unwrap();
+    let rows = |sequences| {
+        let batches = corpus.held_out(sequences).map(Result::unwrap);
+        let rows = |b: Batch| b.targets.outer_iter().take(b.num_examples).map(|r| r.to_vec()).collect();
+        batches.flat_map::<Vec<Vec<i32>>, _>(rows).collect::<Vec<_>>()
+    };
+    assert_eq!(rows(2), rows(3));
 }
 
 #[test]
@@ -173,7 +182,7 @@ fn long_chunks_still_never_mix_training_and_held_out_lines() {
     let folder = folder();
     let corpus = Corpus::open(&causal(folder.path(), 200)).unwrap();
     let train = lines(&corpus, take(&corpus, &corpus.start(), 100).into_iter());
-    let held_out = lines(&corpus, corpus.held_out().map(Result::unwrap));
+    let held_out = lines(&corpus, corpus.held_out(3).map(Result::unwrap));
     assert!(train.len() > 300 && held_out.len() > 10);
     assert!(train.is_disjoint(&held_out));
 }
@@ -196,7 +205,7 @@ fn a_text_shorter_than_an_example_is_read_again_and_again() {
     // "abc" and eos, two and a half times.
     let batch = take(&corpus, &corpus.start(), 1).pop().unwrap();
     assert_eq!(batch.targets.row(0).to_vec(), [100, 101, 102, 1, 100, 101, 102, 1, 100, 101]);
-    assert_eq!(corpus.held_out().count(), 0);
+    assert_eq!(corpus.held_out(1).count(), 0);
     let error = Corpus::open(&DataSpec { held_out: 0.1, ..spec }).err().unwrap();
     assert!(matches!(error, DataError::TooSmallToSplit { bytes: 3, .. }));
 }
@@ -303,8 +312,8 @@ fn settings_that_do_not_go_together_are_refused_with_what_would_work() {
         "data: held_out must be at least 0 and below 1, such as 0.02, found 1"
     );
     assert_eq!(
-        message(&|s| s.tokenizer = TokenizerSpec::Bytes { num_sentinels: 2 }),
-        "data: span corruption of 70 tokens needs 3 sentinels, the tokenizer has 2; \
+        message(&|s| (s.input_length, s.target_length) = (2048, 456)),
+        "data: span corruption of 2274 tokens needs 114 sentinels, the tokenizer has 100; \
          use shorter inputs, longer spans or more sentinels"
     );
     assert_eq!(message(&|s| s.sequences = 0), "data: sequences must be at least 1, found 0");

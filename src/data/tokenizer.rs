@@ -1,7 +1,7 @@
 //! Text to token ids and back, with sentinels.
 
 use super::error::DataError;
-use super::spec::TokenizerSpec;
+use crate::config::{BYTES_VOCABULARY, NUM_SENTINELS, TokenizerSpec};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::Path;
@@ -39,21 +39,21 @@ impl Tokenizer {
     /// a file that is missing, malformed, or names no token that ends a document.
     pub fn open(spec: &TokenizerSpec, vocab_size: u32) -> Result<Self, DataError> {
         match spec {
-            TokenizerSpec::Bytes { num_sentinels } => Self::bytes(*num_sentinels, vocab_size),
+            TokenizerSpec::Bytes => Self::bytes(vocab_size),
             TokenizerSpec::HuggingFace { path, eos_token } => {
-                Self::hugging_face(path, eos_token.as_deref(), vocab_size)
+                Self::hugging_face(Path::new(path), eos_token.as_deref(), vocab_size)
             }
         }
     }
 
-    fn bytes(num_sentinels: u32, vocab_size: u32) -> Result<Self, DataError> {
-        let needed = u64::from(BYTE_OFFSET) + 256 + u64::from(num_sentinels);
+    fn bytes(vocab_size: u32) -> Result<Self, DataError> {
+        let needed = BYTES_VOCABULARY as u64;
         if u64::from(vocab_size) < needed {
-            let why = format!("{BYTE_OFFSET} special ids, 256 bytes, {num_sentinels} sentinels");
+            let why = format!("{BYTE_OFFSET} special ids, 256 bytes, {NUM_SENTINELS} sentinels");
             return Err(DataError::VocabTooSmall { needed, found: vocab_size.into(), why });
         }
-        let sentinels = (0..num_sentinels).map(|n| vocab_size - 1 - n).collect();
-        Ok(Self::new(Kind::Bytes, vocab_size, BYTES_EOS, sentinels, format!("bytes {num_sentinels}")))
+        let sentinels = (0..NUM_SENTINELS as u32).map(|n| vocab_size - 1 - n).collect();
+        Ok(Self::new(Kind::Bytes, vocab_size, BYTES_EOS, sentinels, format!("bytes {NUM_SENTINELS}")))
     }
 
     fn hugging_face(path: &Path, eos_token: Option<&str>, vocab_size: u32) -> Result<Self, DataError> {
@@ -228,7 +228,7 @@ fn find_sentinels(inner: &tokenizers::Tokenizer, used: u64, vocab_size: u32) -> 
         return named;
     }
     let free = u64::from(vocab_size).saturating_sub(used);
-    let count = free.min(TokenizerSpec::NUM_SENTINELS.into()) as u32;
+    let count = free.min(NUM_SENTINELS as u64) as u32;
     (0..count).map(|n| vocab_size - 1 - n).collect()
 }
 
@@ -242,11 +242,21 @@ mod tests {
     use super::*;
 
     fn bytes() -> Tokenizer {
-        Tokenizer::open(&TokenizerSpec::bytes(), 384).unwrap()
+        Tokenizer::open(&TokenizerSpec::Bytes, 384).unwrap()
     }
 
     /// Words "a" = 4, "b" = 5, "<" = 6 and so on; with sentinels 7 and 8 if asked.
     fn words(sentinels: bool, vocab_size: u32, eos: &str) -> Result<Tokenizer, DataError> {
+        words_ending_in(None, sentinels, vocab_size, eos)
+    }
+
+    /// The same; the settings name the end token as `named`, the file has `eos`.
+    fn words_ending_in(
+        named: Option<&str>,
+        sentinels: bool,
+        vocab_size: u32,
+        eos: &str,
+    ) -> Result<Tokenizer, DataError> {
         let added = |id: u32, text: &str| {
             serde_json::json!({"id": id, "content": text, "special": true, "single_word": false,
                                "lstrip": false, "rstrip": false, "normalized": false})
@@ -269,7 +279,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
         std::fs::write(&path, json.to_string()).unwrap();
-        Tokenizer::open(&TokenizerSpec::HuggingFace { path, eos_token: None }, vocab_size)
+        let (path, eos_token) = (path.to_str().unwrap().to_owned(), named.map(str::to_owned));
+        Tokenizer::open(&TokenizerSpec::HuggingFace { path, eos_token }, vocab_size)
     }
 
     #[test]
@@ -283,13 +294,12 @@ mod tests {
     #[test]
     fn bytes_need_room_for_their_sentinels() {
         // 3 + 256 + 100 = 359.
-        assert!(Tokenizer::open(&TokenizerSpec::bytes(), 359).is_ok());
-        let error = Tokenizer::open(&TokenizerSpec::bytes(), 358).err().unwrap();
+        assert!(Tokenizer::open(&TokenizerSpec::Bytes, 359).is_ok());
+        let error = Tokenizer::open(&TokenizerSpec::Bytes, 358).err().unwrap();
         assert_eq!(
             error.to_string(),
             "tokenizer: vocab_size must be at least 359 (3 special ids, 256 bytes, 100 sentinels), found 358"
         );
-        assert!(Tokenizer::open(&TokenizerSpec::Bytes { num_sentinels: 0 }, 259).is_ok());
     }
 
     #[test]
@@ -337,6 +347,9 @@ mod tests {
     fn unusable_tokenizer_files_are_refused() {
         assert!(matches!(words(false, 6, "</s>"), Err(DataError::VocabTooSmall { needed: 7, .. })));
         assert!(matches!(words(false, 9, "THE_END"), Err(DataError::Tokenizer { .. })));
+        assert_eq!(words_ending_in(Some("THE_END"), false, 9, "THE_END").unwrap().eos(), 1);
+        let absent = words_ending_in(Some("END"), false, 9, "</s>").err().unwrap().to_string();
+        assert!(absent.ends_with("eos_token \"END\" is not in the vocabulary"), "{absent}");
         let missing = TokenizerSpec::HuggingFace { path: "/no/such/file".into(), eos_token: None };
         assert!(matches!(Tokenizer::open(&missing, 100), Err(DataError::Io { .. })));
     }

@@ -1,6 +1,7 @@
 //! The entry signature of a serialized HLO module, read without XLA.
 
 use super::RuntimeError;
+use crate::hlo::{self, AliasEntryProto, HloModuleProto, ShapeProto, TUPLE};
 use crate::ir::{DType, TensorType};
 use prost::Message;
 
@@ -29,11 +30,11 @@ impl Signature {
     /// Errors: [`RuntimeError::Module`] if the bytes are no such message, or if an entry type is not a static,
     /// row-major array of a known element type, or if the alias table does not fit.
     pub fn from_hlo_proto(bytes: &[u8]) -> Result<Self, RuntimeError> {
-        let module = ModuleProto::decode(bytes).map_err(|e| RuntimeError::Module(e.to_string()))?;
+        let module = HloModuleProto::decode(bytes).map_err(|e| RuntimeError::Module(e.to_string()))?;
         Self::from_module(&module).map_err(RuntimeError::Module)
     }
 
-    fn from_module(module: &ModuleProto) -> Result<Self, String> {
+    fn from_module(module: &HloModuleProto) -> Result<Self, String> {
         let program = module.host_program_shape.as_ref().ok_or("it has no host_program_shape")?;
         let mut parameters = Vec::with_capacity(program.parameters.len());
         for (i, shape) in program.parameters.iter().enumerate() {
@@ -77,8 +78,7 @@ impl Signature {
 
 /// The result types of a root: the elements of a tuple, or the array itself.
 fn result_types(root: &ShapeProto) -> Result<Vec<TensorType>, String> {
-    let elements =
-        if root.element_type == TUPLE { &root.tuple_shapes[..] } else { std::slice::from_ref(root) };
+    let elements = if root.is_tuple() { &root.tuple_shapes[..] } else { std::slice::from_ref(root) };
     let typed = |(i, shape)| array_type(shape).map_err(|e| format!("result {i}: {e}"));
     elements.iter().enumerate().map(typed).collect()
 }
@@ -102,104 +102,37 @@ fn array_type(shape: &ShapeProto) -> Result<TensorType, String> {
     Ok(ty)
 }
 
-const TUPLE: i32 = 13;
-
-/// `xla.PrimitiveType` (xla_data.proto).
 fn dtype(element_type: i32) -> Result<DType, String> {
-    Ok(match element_type {
-        1 => DType::Pred,
-        2 => DType::S8,
-        4 => DType::S32,
-        5 => DType::S64,
-        6 => DType::U8,
-        8 => DType::U32,
-        9 => DType::U64,
-        10 => DType::F16,
-        11 => DType::F32,
-        12 => DType::F64,
-        16 => DType::Bf16,
-        TUPLE => return Err("a tuple inside the signature is not supported".into()),
-        other => return Err(format!("element type number {other} is not supported")),
-    })
-}
-
-// The few fields of hlo.proto and xla_data.proto that a signature needs; others are skipped.
-
-#[derive(Clone, PartialEq, Message)]
-struct ModuleProto {
-    #[prost(string, tag = "1")]
-    name: String,
-    #[prost(message, optional, tag = "4")]
-    host_program_shape: Option<ProgramShapeProto>,
-    #[prost(message, optional, tag = "8")]
-    input_output_alias: Option<AliasTableProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ProgramShapeProto {
-    #[prost(message, repeated, tag = "1")]
-    parameters: Vec<ShapeProto>,
-    #[prost(message, optional, tag = "2")]
-    result: Option<ShapeProto>,
-    #[prost(string, repeated, tag = "3")]
-    parameter_names: Vec<String>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ShapeProto {
-    #[prost(int32, tag = "2")]
-    element_type: i32,
-    #[prost(int64, repeated, tag = "3")]
-    dimensions: Vec<i64>,
-    #[prost(message, repeated, tag = "4")]
-    tuple_shapes: Vec<ShapeProto>,
-    #[prost(message, optional, tag = "5")]
-    layout: Option<LayoutProto>,
-    #[prost(bool, repeated, tag = "6")]
-    is_dynamic_dimension: Vec<bool>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct LayoutProto {
-    #[prost(int64, repeated, tag = "1")]
-    minor_to_major: Vec<i64>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct AliasTableProto {
-    #[prost(message, repeated, tag = "1")]
-    entries: Vec<AliasEntryProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct AliasEntryProto {
-    #[prost(int64, repeated, tag = "1")]
-    output_shape_index: Vec<i64>,
-    #[prost(int64, tag = "2")]
-    parameter_number: i64,
+    match hlo::dtype_of(element_type) {
+        Some(dtype) => Ok(dtype),
+        None if element_type == TUPLE => Err("a tuple inside the signature is not supported".into()),
+        None => Err(format!("element type number {element_type} is not supported")),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hlo::{HloInputOutputAliasProto, LayoutProto, program_shape, tuple_shape};
 
     fn shape(dims: &[i64]) -> ShapeProto {
         ShapeProto { element_type: 11, dimensions: dims.to_vec(), ..Default::default() }
     }
 
-    fn module(parameters: Vec<ShapeProto>, results: Vec<ShapeProto>) -> ModuleProto {
-        let result = Some(ShapeProto { element_type: TUPLE, tuple_shapes: results, ..Default::default() });
-        let program = ProgramShapeProto { parameters, result, parameter_names: vec!["w".into()] };
-        ModuleProto { name: "m".into(), host_program_shape: Some(program), input_output_alias: None }
+    fn module(parameters: Vec<ShapeProto>, results: Vec<ShapeProto>) -> HloModuleProto {
+        let mut program = program_shape(vec![], tuple_shape(results));
+        (program.parameters, program.parameter_names) = (parameters, vec!["w".into()]);
+        HloModuleProto { name: "m".into(), host_program_shape: Some(program), ..Default::default() }
     }
 
-    fn read(module: &ModuleProto) -> Result<Signature, String> {
+    fn read(module: &HloModuleProto) -> Result<Signature, String> {
         Signature::from_hlo_proto(&module.encode_to_vec()).map_err(|e| e.to_string())
     }
 
-    fn alias(result: i64, parameter: i64) -> Option<AliasTableProto> {
-        let entry = AliasEntryProto { output_shape_index: vec![result], parameter_number: parameter };
-        Some(AliasTableProto { entries: vec![entry] })
+    fn alias(result: i64, parameter: i64) -> Option<HloInputOutputAliasProto> {
+        let output_shape_index = vec![result];
+        let entry = AliasEntryProto { output_shape_index, parameter_number: parameter, ..Default::default() };
+        Some(HloInputOutputAliasProto { entries: vec![entry] })
     }
 
     #[test]
@@ -227,7 +160,8 @@ mod tests {
     #[test]
     fn types_that_no_buffer_can_have_are_refused() {
         let mut column_major = shape(&[2, 3]);
-        column_major.layout = Some(LayoutProto { minor_to_major: vec![0, 1] });
+        column_major.layout =
+            Some(Box::new(LayoutProto { minor_to_major: vec![0, 1], ..Default::default() }));
         let mut dynamic = shape(&[4]);
         dynamic.is_dynamic_dimension = vec![true];
         let huge = shape(&[i64::MAX, 4]);

@@ -1,9 +1,8 @@
 //! The loss on held-out text.
 
 use super::session::Session;
-use super::{TrainError, data_spec, run::batch_inputs};
+use super::{TrainError, run::batch_inputs};
 use crate::data::Corpus;
-use std::path::PathBuf;
 
 /// Means over the tokens of held-out text.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,17 +15,18 @@ pub struct HeldOutLoss {
     pub batches: usize,
 }
 
-/// Runs `eval_step` over at most so many held-out batches of the corpus.
+/// Runs `eval_step` over at most so many held-out batches of the corpus (at least one), the same ones every time.
+///
+/// Errors: [`TrainError::NoHeldOut`] if there are none; those of reading and of running.
 pub fn held_out(
     session: &mut Session,
-    data: &[PathBuf],
+    corpus: &Corpus,
     max_batches: usize,
 ) -> Result<HeldOutLoss, TrainError> {
-    let config = session.artifact().manifest.config.clone();
-    let corpus = Corpus::open(&data_spec(&config, data, config.batch.sequences_per_microbatch()))?;
+    let sequences = session.artifact().manifest.config.batch.sequences_per_microbatch();
     let [mut loss, mut correct, mut tokens] = [0.0; 3];
     let mut batches = 0;
-    for batch in corpus.held_out().take(max_batches.max(1)) {
+    for batch in corpus.held_out(sequences).take(max_batches.max(1)) {
         let outputs = session.run("eval_step", batch_inputs(batch?)?)?;
         let sum = |name: &str| {
             let value = outputs.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_f64());

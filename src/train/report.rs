@@ -139,7 +139,8 @@ impl Reporter {
         }
         table.row("artifact", self.metrics_path.with_file_name("artifact").display().to_string());
         table.row("picture", self.picture_path.display().to_string());
-        for (layer, name) in self.layer_names.iter().enumerate() {
+        // Without a step there is nothing to tell of the layers.
+        for (layer, name) in self.layer_names.iter().enumerate().filter(|_| !records.is_empty()) {
             table.layer(layer_row(&records, name, layer));
         }
         Ok(table.render())

@@ -3,17 +3,20 @@
 use super::session::{Named, Session, SessionError};
 use super::{data_spec, evaluate, report::Reporter};
 use crate::artifact::Artifact;
-use crate::checkpoint::{self, Checkpoint, CheckpointError, Meta};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, Meta, Saved};
 use crate::data::{Batch, Corpus, DataError, Position};
 use crate::ir::Literal;
 use crate::report::{Record, ReportError, names};
 use crate::runtime::Backend;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// Raw tokens from which the unigram entropy is measured.
 const ENTROPY_TOKENS: u64 = 4 << 20;
+/// The programs of a step and of an evaluation.
+const STEP_PROGRAMS: [&str; 2] = ["train_step", "eval_step"];
 
 /// How a run goes.
 #[derive(Clone, Debug)]
@@ -44,12 +47,19 @@ pub enum TrainError {
     #[error("`{}` holds no checkpoint to resume from; start without --resume", path.display())]
     NothingToResume { path: PathBuf },
     #[error("the checkpoint `{}` belongs to another configuration (digest {found}, this one is {expected}); \
-             give the configuration of that run", path.display())]
+             give the configuration of that run, or its artifact", path.display())]
     OtherConfig { path: PathBuf, expected: String, found: String },
+    #[error("the checkpoint `{}` is at step {found}, beyond the {steps} steps asked for; ask for at least {found}", path.display())]
+    Beyond { path: PathBuf, found: u64, steps: u64 },
     #[error("the data position in `{}` cannot be read: {problem}", path.display())]
     BadPosition { path: PathBuf, problem: String },
     #[error("the {what} of step {step} is {value}; {kept}; resume from it with a lower learning rate")]
     NonFinite { step: u64, what: &'static str, value: f64, kept: String },
+    #[error(
+        "after step {step}, `{tensor}` of the state holds numbers that are not finite, so it is not saved; {kept}; resume \
+             from it with a lower learning rate"
+    )]
+    NonFiniteState { step: u64, tensor: String, kept: String },
     #[error("no text is held out; set `data.held_out` above 0 or give more text")]
     NoHeldOut,
     #[error("the data ended at step {step}")]
@@ -81,6 +91,8 @@ pub struct Outcome {
 }
 
 /// Trains until `options.steps`, or until `stop` is set (then after the step at hand); the state is saved either way.
+///
+/// Says on standard error what the compiler is at work on, then how the steps go.
 pub fn train(
     backend: Box<dyn Backend>,
     artifact: Artifact,
@@ -91,21 +103,50 @@ pub fn train(
     let corpus = Corpus::open(&data_spec(&config, &options.data, config.batch.sequences))?;
     let checkpoints = options.out.join("checkpoints");
     let resumed = find_start(options, &checkpoints, &artifact)?;
-    artifact.write(&options.out.join("artifact"))?;
     let mut session = Session::new(backend, artifact);
+    session.require(&STEP_PROGRAMS)?;
+    keep_artifact(session.artifact(), &options.out.join("artifact"))?;
     let (start, position) = match &resumed {
         Some(checkpoint) => (checkpoint.meta().step, restore(&mut session, checkpoint)?),
         None => {
+            session.require(&["init"])?;
+            note("compiling init ...");
             session.init(config.seed)?;
             (0, corpus.start())
         }
     };
-    session.prepare("train_step")?;
-    session.prepare("eval_step")?;
+    for program in STEP_PROGRAMS {
+        // Compiling cannot be stopped, but what is not needed any more need not be started.
+        if start < options.steps && !stop.load(Ordering::SeqCst) {
+            note(&format!("compiling {program} ..."));
+            session.prepare(program)?;
+        }
+    }
     let entropy = corpus.unigram_entropy(ENTROPY_TOKENS)?;
     let reporter = Reporter::start(options, &session, start, entropy)?;
-    let run = Run { session, corpus, options, checkpoints, reporter, position, step: start };
+    let saved = resumed.as_ref().map(|checkpoint| (start, as_saved(checkpoint)));
+    let run = Run { session, corpus, options, checkpoints, reporter, position, step: start, saved };
     run.finish(stop)
+}
+
+/// Writes the artifact beside the checkpoints, unless it stands there already: a run that is killed while it starts must not
+/// lose the artifact it may have been started from.
+fn keep_artifact(artifact: &Artifact, folder: &Path) -> Result<(), TrainError> {
+    match Artifact::read(folder) {
+        Ok(found) if found.manifest == artifact.manifest => Ok(()),
+        _ => Ok(artifact.write(folder)?),
+    }
+}
+
+/// What [`checkpoint::save`] told when it wrote this one.
+fn as_saved(checkpoint: &Checkpoint) -> Saved {
+    let (path, digest) = (checkpoint.path().to_path_buf(), checkpoint.recorded_digest().to_string());
+    Saved { path, size_bytes: checkpoint.size_bytes(), digest }
+}
+
+/// A line on standard error. That it is closed must not end the run.
+fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The checkpoint to go on from. A folder with one is not overwritten without being asked to go on.
@@ -114,7 +155,11 @@ fn find_start(
     folder: &Path,
     artifact: &Artifact,
 ) -> Result<Option<Checkpoint>, TrainError> {
-    let found = if folder.is_dir() { checkpoint::latest(folder)?.checkpoint } else { None };
+    let latest = checkpoint::latest(folder)?;
+    for problem in &latest.skipped {
+        note(&format!("passed over: {problem}"));
+    }
+    let found = latest.checkpoint;
     match (found, options.resume) {
         (None, false) => Ok(None),
         (None, true) => Err(TrainError::NothingToResume { path: options.out.clone() }),
@@ -124,6 +169,11 @@ fn find_start(
             if found != expected {
                 let (path, expected, found) = (checkpoint.path().into(), expected.clone(), found.clone());
                 return Err(TrainError::OtherConfig { path, expected, found });
+            }
+            let found = checkpoint.meta().step;
+            if found > options.steps {
+                let (path, steps) = (checkpoint.path().into(), options.steps);
+                return Err(TrainError::Beyond { path, found, steps });
             }
             Ok(Some(checkpoint))
         }
@@ -150,38 +200,39 @@ struct Run<'a> {
     reporter: Reporter,
     position: Position,
     step: u64,
+    /// The newest checkpoint and its step.
+    saved: Option<(u64, Saved)>,
 }
 
 impl Run<'_> {
     fn finish(mut self, stop: &AtomicBool) -> Result<Outcome, TrainError> {
-        let mut saved = None;
         let mut batches = self.corpus.train(&self.position)?;
         while self.step < self.options.steps && !stop.load(Ordering::SeqCst) {
             let batch = batches.next().ok_or(TrainError::DataEnded { step: self.step })??;
             let mut record = self.step(batch)?;
             let last = self.step == self.options.steps || stop.load(Ordering::SeqCst);
             if last || self.step.is_multiple_of(self.options.eval_every.max(1)) {
-                let loss =
-                    evaluate::held_out(&mut self.session, &self.options.data, self.options.eval_batches)?;
+                let batches = self.options.eval_batches;
+                let loss = evaluate::held_out(&mut self.session, &self.corpus, batches)?;
                 record.push(names::HELD_OUT_LOSS, loss.cross_entropy);
                 record.push("held_out_accuracy", loss.accuracy);
             }
             self.reporter.record(&record)?;
             if !last && self.step.is_multiple_of(self.options.checkpoint_every.max(1)) {
-                saved = Some(self.save()?);
+                self.save()?;
             }
         }
         drop(batches);
-        let saved = match saved {
-            Some(saved) if saved.0 == self.step => saved,
+        let saved = match self.saved.take() {
+            Some((step, saved)) if step == self.step => saved,
             _ => self.save()?,
         };
         let summary = self.reporter.finish(&self.session, self.step)?;
         Ok(Outcome {
             step: self.step,
             interrupted: self.step < self.options.steps,
-            checkpoint: saved.1.path,
-            state_digest: saved.1.digest,
+            checkpoint: saved.path,
+            state_digest: saved.digest,
             summary,
         })
     }
@@ -216,7 +267,7 @@ impl Run<'_> {
     }
 
     /// Saves the state. One that is not finite is refused: an update can overflow a step before the loss shows it.
-    fn save(&mut self) -> Result<(u64, checkpoint::Saved), TrainError> {
+    fn save(&mut self) -> Result<Saved, TrainError> {
         let manifest = &self.session.artifact().manifest;
         let position = serde_json::to_string(&self.position).map_err(|e| TrainError::BadPosition {
             path: self.checkpoints.clone(),
@@ -231,9 +282,21 @@ impl Run<'_> {
         let layout = self.session.state_layout();
         let session = &self.session;
         let fetch = |i: usize| session.finite_state(&layout[i].0);
-        let saved = checkpoint::save(&self.checkpoints, &meta, &layout, fetch)?;
+        let saved = checkpoint::save(&self.checkpoints, &meta, &layout, fetch);
+        let saved = saved.map_err(|error| self.not_saved(error))?;
         checkpoint::prune(&self.checkpoints, self.step, self.options.keep_checkpoints)?;
-        Ok((self.step, saved))
+        self.saved = Some((self.step, saved.clone()));
+        Ok(saved)
+    }
+
+    /// The error of a save; of a state that is not finite it names what is left.
+    fn not_saved(&self, error: CheckpointError) -> TrainError {
+        let CheckpointError::Fetch { source, .. } = &error else { return error.into() };
+        let Some(SessionError::NotFinite { name }) = source.downcast_ref() else { return error.into() };
+        match self.last_good() {
+            Ok(kept) => TrainError::NonFiniteState { step: self.step, tensor: name.clone(), kept },
+            Err(error) => error,
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! A model on a device: compiled programs, and the state that stays there between calls.
 
-use crate::artifact::{Artifact, ProgramSpec};
+use crate::artifact::{Artifact, PortSpec, ProgramSpec};
 use crate::hlo;
 use crate::ir::{Literal, TensorType};
 use crate::runtime::{Argument, Backend, CompileOptions, DeviceBuffer, Executable, RuntimeError};
@@ -17,7 +17,7 @@ pub enum SessionError {
     MissingInput { program: String, name: String, ty: String },
     #[error("program `{program}` takes no input `{name}`; it takes {}", allowed.join(", "))]
     UnknownInput { program: String, name: String, allowed: Vec<String> },
-    #[error("program `{program}`: input `{name}` is {expected}, found {found}")]
+    #[error("program `{program}`: input `{name}` must be {expected}, found {found}")]
     InputType { program: String, name: String, expected: String, found: TensorType },
     #[error("an input is malformed: {0}")]
     Input(String),
@@ -71,12 +71,21 @@ impl Session {
         layout.into_iter().map(|t| (t.name, t.ty)).collect()
     }
 
+    /// Checks that the artifact has these programs. Errors: [`SessionError::NoProgram`].
+    pub fn require(&self, names: &[&str]) -> Result<(), SessionError> {
+        names.iter().try_for_each(|name| self.program(name).map(drop))
+    }
+
+    fn program(&self, name: &str) -> Result<(&ProgramSpec, &hlo::HloModuleProto), SessionError> {
+        self.artifact.program(name).ok_or_else(|| self.no_program(name))
+    }
+
     /// Compiles a program, unless that is done.
     pub fn prepare(&mut self, name: &str) -> Result<(), SessionError> {
         if self.executables.contains_key(name) {
             return Ok(());
         }
-        let (_, module) = self.artifact.program(name).ok_or_else(|| self.no_program(name))?;
+        let (_, module) = self.program(name)?;
         let start = Instant::now();
         let executable = self
             .backend
@@ -139,17 +148,12 @@ impl Session {
     ///
     /// State that the program returns replaces the old one, in the same memory where it is donated.
     pub fn run(&mut self, name: &str, inputs: Named) -> Result<Named, SessionError> {
+        // Inputs are checked before the compiler, which may take minutes, is started.
+        let given = self.upload(self.program(name)?.0, inputs)?;
+        self.require_state(name)?;
         self.prepare(name)?;
         let (spec, _) = self.artifact.program(name).ok_or_else(|| self.no_program(name))?;
-        let given = self.upload(spec, inputs)?;
         let donated: Vec<usize> = spec.outputs.iter().filter_map(|p| p.alias).collect();
-        // Nothing is taken from the state before all of it is known to be there.
-        if let Some(port) =
-            spec.inputs.iter().find(|p| p.role == Role::State && !self.state.contains_key(&p.name))
-        {
-            let (program, name) = (name.to_string(), port.name.clone());
-            return Err(SessionError::MissingInput { program, name, ty: port_type(port) });
-        }
         let mut taken: BTreeMap<&str, DeviceBuffer> = BTreeMap::new();
         for &index in &donated {
             let name = spec.inputs[index].name.as_str();
@@ -178,6 +182,18 @@ impl Session {
         Ok(outputs)
     }
 
+    /// Nothing is taken from the state before all of it is known to be there.
+    fn require_state(&self, name: &str) -> Result<(), SessionError> {
+        let missing = |p: &&PortSpec| p.role == Role::State && !self.state.contains_key(&p.name);
+        match self.program(name)?.0.inputs.iter().find(missing) {
+            Some(port) => {
+                let (program, name) = (name.to_string(), port.name.clone());
+                Err(SessionError::MissingInput { program, name, ty: port_type(port) })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Checks the given inputs against the signature and puts them on the device.
     fn upload(
         &self,
@@ -187,8 +203,9 @@ impl Session {
         let program = || spec.name.clone();
         let mut given = BTreeMap::new();
         for (name, value) in inputs {
-            let Some(port) = spec.inputs.iter().find(|p| p.name == name) else {
-                let allowed = spec.inputs.iter().map(|p| p.name.clone()).collect();
+            let ports = spec.inputs.iter().filter(|p| p.role == Role::Input);
+            let Some(port) = ports.clone().find(|p| p.name == name) else {
+                let allowed = ports.map(|p| p.name.clone()).collect();
                 return Err(SessionError::UnknownInput { program: program(), name, allowed });
             };
             if port.ty().as_ref() != Some(value.ty()) {
@@ -198,7 +215,7 @@ impl Session {
             let buffer = self.backend.upload(&value, 0).map_err(|e| runtime(&spec.name, e))?;
             given.insert(name, buffer);
         }
-        let missing = |p: &&crate::artifact::PortSpec| p.role == Role::Input && !given.contains_key(&p.name);
+        let missing = |p: &&PortSpec| p.role == Role::Input && !given.contains_key(&p.name);
         match spec.inputs.iter().find(missing) {
             Some(port) => {
                 let name = port.name.clone();
@@ -209,7 +226,7 @@ impl Session {
     }
 }
 
-fn port_type(port: &crate::artifact::PortSpec) -> String {
+fn port_type(port: &PortSpec) -> String {
     port.ty().map_or_else(|| format!("{}{:?}", port.dtype, port.shape), |ty| ty.to_string())
 }
 
