@@ -303,7 +303,8 @@ mod tests {
             0.248046875,
             0.255859375,
             0.255859375,
-        ];
+        ]
+        .map(|p: f64| p as f32);
         let found = chosen([2, 4, 4], &probs, &[1.0; 8], 2);
         assert_eq!(found[0], [2., 3., 2., 2., 3., 2., 3., 2.], "experts");
         assert_eq!(found[1], [0., 0., 1., 2., 0., 0., 1., 1.], "places");

@@ -59,10 +59,34 @@ fn every_differentiable_operation_has_a_case() {
     let binary = BinaryOp::ALL.iter().filter(|op| !bits.contains(op)).map(|&op| Op::Binary(op));
     let elementwise = unary.chain(binary).map(|op| op.name());
     let others = [
-        "select", "clamp", "convert", "stop_gradient", "broadcast_in_dim", "reshape", "transpose", "reverse",
-        "slice", "pad", "concatenate", "dot_general", "reduce", "cumsum", "gather", "scatter", "dynamic_slice",
-        "dynamic_update_slice", "sort", "optimization_barrier", "scan", "conditional", "call", "all_reduce",
-        "all_gather", "reduce_scatter", "all_to_all", "collective_permute",
+        "select",
+        "clamp",
+        "convert",
+        "stop_gradient",
+        "broadcast_in_dim",
+        "reshape",
+        "transpose",
+        "reverse",
+        "slice",
+        "pad",
+        "concatenate",
+        "dot_general",
+        "reduce",
+        "cumsum",
+        "gather",
+        "scatter",
+        "dynamic_slice",
+        "dynamic_update_slice",
+        "sort",
+        "optimization_barrier",
+        "scan",
+        "conditional",
+        "call",
+        "all_reduce",
+        "all_gather",
+        "reduce_scatter",
+        "all_to_all",
+        "collective_permute",
     ];
     let missing: Vec<&str> = elementwise.chain(others).filter(|name| !seen.contains(*name)).collect();
     assert!(missing.is_empty(), "no case for {missing:?}; found {seen:?}");

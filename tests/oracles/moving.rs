@@ -29,7 +29,11 @@ fn shapes() -> Vec<Case> {
     };
     vec![
         one("broadcast_in_dim", x34(), Op::BroadcastInDim { shape: vec![2, 3, 5, 4], dims: vec![1, 3] }),
-        one("broadcast_in_dim/scalar", f64s(&[], &[2.0]), Op::BroadcastInDim { shape: vec![2, 3], dims: vec![] }),
+        one(
+            "broadcast_in_dim/scalar",
+            f64s(&[], &[2.0]),
+            Op::BroadcastInDim { shape: vec![2, 3], dims: vec![] },
+        ),
         one("reshape", x34(), Op::Reshape { shape: vec![2, 6] }),
         one("transpose", floats(&[2, 3, 4], -1.0, 1.0), Op::Transpose { permutation: vec![2, 0, 1] }),
         one("reverse", x34(), Op::Reverse { dims: vec![1] }),
@@ -74,10 +78,14 @@ fn products() -> Vec<Case> {
             Ok(vec![b.einsum("ij,jk->ki", v[0], v[0])?])
         }),
         // Small whole numbers are exact in float32.
-        Case::new("dot_general/wider result", [f64s(&[2, 2], &[1., 2., 3., 4.]), f64s(&[2, 2], &[5., 6., 7., 8.])], |b, v| {
-            let (x, y) = (b.convert(v[0], DType::F32)?, b.convert(v[1], DType::F32)?);
-            Ok(vec![b.einsum_into("ij,jk->ik", x, y, DType::F64, Precision::Highest)?])
-        }),
+        Case::new(
+            "dot_general/wider result",
+            [f64s(&[2, 2], &[1., 2., 3., 4.]), f64s(&[2, 2], &[5., 6., 7., 8.])],
+            |b, v| {
+                let (x, y) = (b.convert(v[0], DType::F32)?, b.convert(v[1], DType::F32)?);
+                Ok(vec![b.einsum_into("ij,jk->ik", x, y, DType::F64, Precision::Highest)?])
+            },
+        ),
     ]
 }
 
@@ -126,7 +134,11 @@ fn gathers() -> Vec<Case> {
     vec![
         Case::new("gather/rows", [x34(), ints(&[2, 3], &[2, 0, 2, 1, 1, 1])], take),
         Case::new("gather/clamped rows", [x34(), ints(&[4], &[9, -7, 2, 3])], take),
-        Case::new("gather/batching", [floats(&[2, 4, 3], -1.0, 1.0), ints(&[2, 3], &[3, 3, 0, 1, -1, 8])], grouped),
+        Case::new(
+            "gather/batching",
+            [floats(&[2, 4, 3], -1.0, 1.0), ints(&[2, 3], &[3, 3, 0, 1, -1, 8])],
+            grouped,
+        ),
         Case::new(
             "gather/windows",
             [floats(&[4, 5], -1.0, 1.0), ints(&[2, 3], &[0, 4, -2, 0, 3, 1])],
@@ -200,8 +212,10 @@ fn sorts() -> Vec<Case> {
         sort("sort/ascending with ties", false, 1),
         sort("sort/descending with ties", true, 1),
         sort("sort/first axis", false, 0),
-        Case::new("sort/keys that are integers", [ints(&[5], &[3, 1, 2, 1, 0]), floats(&[5], 0.0, 1.0)], |b, v| {
-            b.sort_by_key(v[0], &v[1..], 0, false)
-        }),
+        Case::new(
+            "sort/keys that are integers",
+            [ints(&[5], &[3, 1, 2, 1, 0]), floats(&[5], 0.0, 1.0)],
+            |b, v| b.sort_by_key(v[0], &v[1..], 0, false),
+        ),
     ]
 }

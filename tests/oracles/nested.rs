@@ -18,10 +18,14 @@ pub fn cases() -> Vec<Case> {
         cases.push(called(remat));
     }
     cases.extend((-1..4).map(conditional));
-    cases.push(Case::new("optimization_barrier", [floats(&[3], -1.0, 1.0), floats(&[2], -1.0, 1.0)], |b, v| {
-        let (x, y) = (b.sin(v[0])?, b.exp(v[1])?);
-        b.optimization_barrier(&[x, y])
-    }));
+    cases.push(Case::new(
+        "optimization_barrier",
+        [floats(&[3], -1.0, 1.0), floats(&[2], -1.0, 1.0)],
+        |b, v| {
+            let (x, y) = (b.sin(v[0])?, b.exp(v[1])?);
+            b.optimization_barrier(&[x, y])
+        },
+    ));
     cases.push(custom());
     cases
 }
@@ -60,7 +64,9 @@ fn step_inputs() -> Vec<Literal> {
 fn scan(remat: RematPolicy, reverse: bool) -> Case {
     Case::new(format!("scan/{remat:?}, reverse {reverse}"), step_inputs(), move |b, v| {
         let mut types = b.types(v);
-        types[4..].iter_mut().for_each(|ty| drop(ty.shape.remove(0)));
+        for ty in &mut types[4..] {
+            ty.shape.remove(0);
+        }
         let body = Arc::new(b.subgraph(&types, step)?);
         b.insert(Op::Scan(Scan { body, length: 4, num_consts: 2, num_carry: 2, reverse, remat }), v)
     })
@@ -111,8 +117,8 @@ fn conditional(index: i32) -> Case {
     let inputs = [ints(&[], &[index]), floats(&[3], -1.0, 1.0), floats(&[3], 0.5, 2.0)];
     Case::new(format!("conditional/{index}"), inputs, |b, v| {
         let types = b.types(&v[1..]);
-        let bodies: [fn(&mut Builder, &[Value]) -> Result<Value, BuildError>; 3] =
-            [|b, x| b.sin(x[0]), |b, x| b.mul(x[0], x[1]), |b, x| b.log(x[1])];
+        type Body = fn(&mut Builder, &[Value]) -> Result<Value, BuildError>;
+        let bodies: [Body; 3] = [|b, x| b.sin(x[0]), |b, x| b.mul(x[0], x[1]), |b, x| b.log(x[1])];
         let branches = bodies
             .iter()
             .map(|body| b.subgraph(&types, |b, x| Ok(vec![body(b, x)?])).map(Arc::new))
