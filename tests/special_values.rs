@@ -99,9 +99,8 @@ fn differences(backend: &CpuBackend, dtype: DType) -> Vec<String> {
         // XLA's CPU backend is free to drop a NaN here (its flag `xla_cpu_enable_fast_min_max`).
         let drops_nan = matches!(op, Op::Binary(BinaryOp::Max | BinaryOp::Min));
         for (i, (a, b)) in expected.to_f64().into_iter().zip(found.to_f64()).enumerate() {
-            if !(drops_nan && a.is_nan())
-                && !same(a, b, if found.ty().dtype.is_float() { tolerance } else { 0.0 })
-            {
+            let tolerance = if found.ty().dtype.is_float() { tolerance } else { 0.0 };
+            if !(same(a, b, tolerance) || drops_nan && a.is_nan()) {
                 let n = numbers.len();
                 let of = if expected.ty().rank() == 2 {
                     format!("{}, {}", numbers[i / n], numbers[i % n])
