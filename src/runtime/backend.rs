@@ -123,6 +123,7 @@ impl From<DeviceBuffer> for Argument<'_> {
 }
 
 /// Checks arguments against a signature: replicas, counts, types, devices, donation.
+#[cfg(feature = "cpu")]
 pub(super) fn check_arguments(
     signature: &Signature,
     num_replicas: usize,
@@ -143,6 +144,7 @@ pub(super) fn check_arguments(
     Ok(())
 }
 
+#[cfg(feature = "cpu")]
 fn check_argument(
     signature: &Signature,
     replica: usize,
