@@ -42,7 +42,7 @@ fn step() -> Result<hlo::HloModuleProto, BuildError> {
         let grads = gradients(b, loss, &[w1, w2])?;
         let mut outputs = vec![];
         for (weight, grad) in [w1, w2].into_iter().zip(grads) {
-            let change = b.mul_scalar(grad, 0.02)?;
+            let change = b.mul_scalar(grad, 0.2)?;
             outputs.push(b.sub(weight, change)?);
         }
         outputs.push(loss);

@@ -235,7 +235,7 @@ fn kinds_and_types_are_refused_with_a_value_that_works() {
             "model.architecture: unknown variant `encoder`, expected `encoder_decoder` or `decoder_only`; \
              for example \"encoder_decoder\"",
         ),
-        ("optimizer.beta2=x", "optimizer.beta2: invalid type: string \"x\", expected f64; for example 0.999"),
+        ("optimizer.epsilon2=x", "optimizer.epsilon2: invalid type: string \"x\", expected f64; for example 0.001"),
         (
             "model.moe.router.exploration.epsilon=true",
             "model.moe.router.exploration.epsilon: invalid type: boolean `true`, expected f64; for example 0.01",
@@ -311,7 +311,7 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
         ),
         (
             &["batch.accumulation=5"],
-            "batch.accumulation: found 5, expected a divisor of batch.sequences = 16; for example 4",
+            "batch.accumulation: found 5, expected a divisor of batch.sequences = 8; for example 4",
         ),
         (
             &["batch.accumulation=0"],
