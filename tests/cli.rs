@@ -251,10 +251,10 @@ mod on_a_device {
             write_tensors(&workspace.path(file), &tensors).unwrap();
         };
         // 16 inputs are filled by 17 tokens: 3 replaced in 1 span, so 3 + 1 + 1 targets.
-        write("in.safetensors", &[("inputs", tokens([4, 16])), ("targets", tokens([4, 5]))]);
-        write("missing.safetensors", &[("inputs", tokens([4, 16]))]);
-        write("unknown.safetensors", &[("tokens", tokens([4, 16]))]);
-        write("shape.safetensors", &[("inputs", tokens([4, 17])), ("targets", tokens([4, 5]))]);
+        write("in.safetensors", &[("inputs", tokens([2, 16])), ("targets", tokens([2, 5]))]);
+        write("missing.safetensors", &[("inputs", tokens([2, 16]))]);
+        write("unknown.safetensors", &[("tokens", tokens([2, 16]))]);
+        write("shape.safetensors", &[("inputs", tokens([2, 17])), ("targets", tokens([2, 5]))]);
         let arguments = |inputs| {
             let run = ["run", "run/artifact", "--program", "forward", "--checkpoint", "run"];
             [&run[..], &["--inputs", inputs, "--outputs", "out.safetensors"]].concat()
@@ -262,7 +262,7 @@ mod on_a_device {
         let refusal = |inputs| workspace.run(&arguments(inputs)).error();
         assert_eq!(
             refusal("missing.safetensors"),
-            "program `forward` needs an input `targets` of type s32[4,5], which was not given"
+            "program `forward` needs an input `targets` of type s32[2,5], which was not given"
         );
         assert_eq!(
             refusal("unknown.safetensors"),
@@ -270,13 +270,13 @@ mod on_a_device {
         );
         assert_eq!(
             refusal("shape.safetensors"),
-            "program `forward`: input `inputs` must be s32[4,16], found s32[4,17]"
+            "program `forward`: input `inputs` must be s32[2,16], found s32[2,17]"
         );
         assert!(!workspace.path("out.safetensors").exists());
         workspace.succeed(&arguments("in.safetensors"));
         let outputs = read_tensors(&workspace.path("out.safetensors")).unwrap();
         let logits = outputs.iter().find(|(name, _)| name == "logits").map(|(_, value)| value);
-        assert_eq!(logits.unwrap().ty().to_string(), "f32[4,5,384]");
+        assert_eq!(logits.unwrap().ty().to_string(), "f32[2,5,384]");
 
         let no_state = ["run", "run/artifact", "--program", "forward", "--outputs", "x"];
         assert!(workspace.fail(&no_state).ends_with("tensors of state; give --checkpoint"));
