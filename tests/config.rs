@@ -235,7 +235,10 @@ fn kinds_and_types_are_refused_with_a_value_that_works() {
             "model.architecture: unknown variant `encoder`, expected `encoder_decoder` or `decoder_only`; \
              for example \"encoder_decoder\"",
         ),
-        ("optimizer.epsilon2=x", "optimizer.epsilon2: invalid type: string \"x\", expected f64; for example 0.001"),
+        (
+            "optimizer.epsilon2=x",
+            "optimizer.epsilon2: invalid type: string \"x\", expected f64; for example 0.001",
+        ),
         (
             "model.moe.router.exploration.epsilon=true",
             "model.moe.router.exploration.epsilon: invalid type: boolean `true`, expected f64; for example 0.01",
