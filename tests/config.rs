@@ -136,6 +136,7 @@ fn the_reference_page_names_every_field() {
         vec!["optimizer.kind=adafactor"],
         vec!["schedule.kind=constant"],
         vec!["schedule.kind=inverse_square_root"],
+        vec!["data.objective.kind=text_to_text"],
         vec!["data.tokenizer.kind=hugging_face", "data.tokenizer.path=x"],
     ];
     for overrides in files {
@@ -342,8 +343,8 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
         ),
         (
             &["data.objective.kind=causal"],
-            "data.objective.kind: found \"causal\", expected span_corruption, since model.architecture is \
-             encoder_decoder; for example \"span_corruption\"",
+            "data.objective.kind: found \"causal\", expected span_corruption or text_to_text, since \
+             model.architecture is encoder_decoder; for example \"span_corruption\"",
         ),
         (
             &["model.architecture=decoder_only"],

@@ -111,6 +111,14 @@ pub fn restore(session: &mut Session, checkpoint: &TensorFile, wanted: &[String]
     Ok(())
 }
 
+/// Opens a file of tensors, or the newest checkpoint of a run folder.
+pub fn open_tensors(path: &Path) -> anyhow::Result<TensorFile> {
+    match path.is_dir() {
+        true => Ok(TensorFile::open(open_checkpoint(path)?.path())?),
+        false => Ok(TensorFile::open(path)?),
+    }
+}
+
 /// Opens the newest checkpoint of a run folder, or the checkpoint file itself.
 pub fn open_checkpoint(path: &Path) -> anyhow::Result<Checkpoint> {
     if !path.is_dir() {

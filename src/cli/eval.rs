@@ -1,16 +1,23 @@
 //! `eval`: the loss of a checkpoint on held-out text.
 
 use super::{Devices, Needs, common};
-use crate::data::Corpus;
-use crate::train::{self, Session};
+use crate::config::RunConfig;
+use crate::data::{Corpus, DataSpec};
+use crate::train::{self, HeldOutLoss, HeldOutText, Session};
 use anyhow::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub const NEEDS: Needs = Needs::Device;
+/// Most batches of a share, if nothing else is asked for.
+const SHARE_BATCHES: usize = 64;
 
-/// Measure the loss of a checkpoint on held-out text
+/// Measure loss, token accuracy and exact match of a checkpoint on held-out text
 #[derive(clap::Args)]
+#[command(
+    after_help = "Accuracy is the share of target tokens whose most probable prediction is right, given the true tokens before \
+                  them; exact match the share of target sequences of which that is so for every token."
+)]
 pub struct Args {
     #[command(flatten)]
     source: common::SourceArgs,
@@ -18,11 +25,14 @@ pub struct Args {
     #[arg(long, value_name = "PATH")]
     checkpoint: PathBuf,
     /// The data of the run: its held-out share is measured
-    #[arg(long, num_args = 1.., required = true, value_name = "PATH")]
+    #[arg(long, num_args = 1.., required_unless_present = "held_out", value_name = "PATH")]
     data: Vec<PathBuf>,
-    /// Most batches
-    #[arg(long, default_value_t = 64, value_name = "N", value_parser = common::at_least_one)]
-    batches: usize,
+    /// Text that was not trained on: all of it is measured
+    #[arg(long, num_args = 1.., conflicts_with = "data", value_name = "PATH")]
+    held_out: Vec<PathBuf>,
+    /// Most batches; by default 64 of --data, all of --held-out
+    #[arg(long, value_name = "N", value_parser = common::at_least_one)]
+    batches: Option<usize>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -33,27 +43,50 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let (spec, _) = artifact.program("eval_step").context("the artifact has no program eval_step")?;
     let wanted: Vec<String> = spec.state_inputs().map(|port| port.name.clone()).collect();
     let checkpoint = common::open_checkpoint(&args.checkpoint)?;
-    let config = &artifact.manifest.config;
-    let corpus = Corpus::open(&train::data_spec(config, &args.data, config.batch.sequences))?;
+    let (text, batches) = held_out_text(&artifact.manifest.config, &args)?;
     let mut session = Session::new(devices.open(1)?, artifact);
     common::restore(&mut session, &checkpoint, &wanted)?;
     common::prepare(&mut session, "eval_step")?;
-    let loss = train::held_out(&mut session, &corpus, args.batches)?;
-    if args.json {
-        let value = serde_json::json!({
-            "step": checkpoint.meta().step, "cross_entropy": loss.cross_entropy, "accuracy": loss.accuracy,
-            "tokens": loss.tokens, "batches": loss.batches,
-        });
-        common::say(value)?;
-    } else {
-        common::say(format_args!(
-            "step {}: {:.4} nats/token, accuracy {:.1} %, {} tokens in {} batches",
-            checkpoint.meta().step,
-            loss.cross_entropy,
-            100.0 * loss.accuracy,
-            loss.tokens,
-            loss.batches
-        ))?;
+    let loss = train::held_out(&mut session, &text, batches)?;
+    let step = checkpoint.meta().step;
+    match args.json {
+        true => common::say(as_json(step, &loss))?,
+        false => common::say(as_text(step, &loss))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What to measure on, and the most batches of it.
+fn held_out_text(config: &RunConfig, args: &Args) -> anyhow::Result<(HeldOutText, usize)> {
+    let paths = if args.held_out.is_empty() { &args.data } else { &args.held_out };
+    let spec = train::data_spec(config, paths, config.batch.sequences);
+    Ok(match args.held_out.is_empty() {
+        true => (HeldOutText::Share(Corpus::open(&spec)?), args.batches.unwrap_or(SHARE_BATCHES)),
+        false => {
+            let corpus = Corpus::open(&DataSpec { held_out: 0.0, ..spec })?;
+            (HeldOutText::Whole(corpus), args.batches.unwrap_or(usize::MAX))
+        }
+    })
+}
+
+fn as_json(step: u64, loss: &HeldOutLoss) -> serde_json::Value {
+    serde_json::json!({
+        "step": step, "cross_entropy": loss.cross_entropy, "accuracy": loss.accuracy,
+        "exact_match": loss.exact_match, "tokens": loss.tokens, "sequences": loss.sequences,
+        "truncated_inputs": loss.truncated.inputs, "truncated_targets": loss.truncated.targets,
+        "batches": loss.batches,
+    })
+}
+
+fn as_text(step: u64, loss: &HeldOutLoss) -> String {
+    let HeldOutLoss { cross_entropy, tokens, sequences, batches, truncated, .. } = loss;
+    let (accuracy, exact) = (100.0 * loss.accuracy, 100.0 * loss.exact_match);
+    let mut text = format!(
+        "step {step}: {cross_entropy:.4} nats/token, accuracy {accuracy:.1} %, exact match {exact:.1} %, {tokens} tokens of \
+         {sequences} sequences in {batches} batches"
+    );
+    if truncated.inputs + truncated.targets > 0 {
+        text += &format!("; truncated: {} inputs, {} targets", truncated.inputs, truncated.targets);
+    }
+    text
 }

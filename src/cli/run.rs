@@ -2,10 +2,10 @@
 
 use super::{Devices, Needs, common};
 use crate::artifact::Artifact;
-use crate::checkpoint::{self, TensorFile};
+use crate::checkpoint;
 use crate::train::Session;
 use anyhow::{Context, bail};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub const NEEDS: Needs = Needs::Device;
@@ -37,7 +37,7 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     })?;
     let wanted: Vec<String> = spec.state_inputs().map(|port| port.name.clone()).collect();
     let returned: Vec<String> = spec.state_outputs().map(|port| port.name.clone()).collect();
-    let checkpoint = args.checkpoint.as_deref().map(open_state).transpose()?;
+    let checkpoint = args.checkpoint.as_deref().map(common::open_tensors).transpose()?;
     let inputs = match &args.inputs {
         Some(path) => checkpoint::read_tensors(path)?,
         None => vec![],
@@ -59,12 +59,4 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     checkpoint::write_tensors(&args.outputs, &outputs)?;
     common::say(format_args!("{} tensors written to {}", outputs.len(), args.outputs.display()))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A file of tensors, or the newest checkpoint of a run folder.
-fn open_state(path: &Path) -> anyhow::Result<TensorFile> {
-    if path.is_dir() {
-        return Ok(TensorFile::open(common::open_checkpoint(path)?.path())?);
-    }
-    Ok(TensorFile::open(path)?)
 }

@@ -2,7 +2,7 @@
 
 use super::{Devices, Needs, common};
 use crate::config::{RunConfig, Schedule};
-use crate::train::{self, Options};
+use crate::train::{self, Initial, Options};
 use anyhow::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +25,15 @@ pub struct Args {
     /// Text files, JSON lines files and folders to learn from
     #[arg(long, num_args = 1.., required = true, value_name = "PATH")]
     data: Vec<PathBuf>,
+    /// Text to evaluate on; by default a share of the data, data.held_out, is kept for that
+    #[arg(long, num_args = 1.., value_name = "PATH")]
+    held_out: Vec<PathBuf>,
+    /// Start from the parameters of a checkpoint or run folder, with a new optimizer
+    #[arg(long, value_name = "PATH", conflicts_with = "resume")]
+    init_from: Option<PathBuf>,
+    /// Number of the first step, where a schedule is to go on from that of the checkpoint
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "init_from")]
+    init_step: u64,
     /// Steps of the whole run; by default the total_steps of a cosine schedule
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     steps: Option<u64>,
@@ -51,8 +60,14 @@ pub struct Args {
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let artifact = args.source.artifact()?;
     let steps = args.steps.or_else(|| total_steps(&artifact.manifest.config));
+    let initial = |path: PathBuf| -> anyhow::Result<Initial> {
+        let checkpoint = common::open_tensors(&path)?.path().to_path_buf();
+        Ok(Initial { checkpoint, step: args.init_step })
+    };
     let options = Options {
         data: args.data,
+        held_out: args.held_out,
+        initial: args.init_from.map(initial).transpose()?,
         steps: steps.context("give --steps: this schedule does not say how many")?,
         out: args.out,
         resume: args.resume,

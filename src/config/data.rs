@@ -34,7 +34,7 @@ impl Default for DataConfig {
 }
 
 /// What is predicted.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Objective {
     /// Spans of the text are replaced by sentinels, the decoder writes them (T5, section 3.1.4).
@@ -48,6 +48,23 @@ pub enum Objective {
     },
     /// Each token is predicted from those before it.
     Causal,
+    /// Pairs of texts, one JSON object per line: the target is predicted from the input.
+    TextToText {
+        /// The field that holds the input.
+        #[serde(default = "default_input_field")]
+        input_field: String,
+        /// The field that holds the target.
+        #[serde(default = "default_target_field")]
+        target_field: String,
+    },
+}
+
+fn default_input_field() -> String {
+    "input".to_owned()
+}
+
+fn default_target_field() -> String {
+    "target".to_owned()
 }
 
 fn default_noise_density() -> f64 {
@@ -68,13 +85,18 @@ impl Default for Objective {
 }
 
 impl Objective {
-    /// Decoder tokens that rows of `input_length` fill exactly.
+    /// Text to text with the usual names of the fields.
+    pub fn text_to_text() -> Self {
+        Objective::TextToText { input_field: default_input_field(), target_field: default_target_field() }
+    }
+
+    /// Decoder tokens that rows of `input_length` fill exactly; as many as inputs where targets have any length.
     pub fn exact_target_length(&self, input_length: usize) -> usize {
         match *self {
             Objective::SpanCorruption { noise_density, mean_span_length } => {
                 span_corruption_lengths(input_length, noise_density, mean_span_length).targets
             }
-            Objective::Causal => input_length,
+            Objective::Causal | Objective::TextToText { .. } => input_length,
         }
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn variants(path: &str) -> Vec<Value> {
         "model.moe.router.exploration" => trees(&[Exploration::default(), Exploration::Argmax]),
         "optimizer" => trees(&[OptimizerConfig::default(), OptimizerConfig::adamw()]),
         "schedule" => trees(&[Schedule::default(), Schedule::cosine(), Schedule::constant()]),
-        "data.objective" => trees(&[Objective::default(), Objective::Causal]),
+        "data.objective" => trees(&[Objective::default(), Objective::Causal, Objective::text_to_text()]),
         "data.tokenizer" => {
             let (path, eos_token) = ("tokenizer.json".to_owned(), Some("</s>".to_owned()));
             trees(&[TokenizerSpec::Bytes, TokenizerSpec::HuggingFace { path, eos_token }])

@@ -51,9 +51,12 @@ impl Default for LossConfig {
 pub enum OptimizerConfig {
     /// Adafactor as T5 uses it (Shazeer and Stern, 2018, algorithms 4 to 6).
     Adafactor {
-        /// Second moments decay by `1 - (step + 1)^-decay_exponent`.
+        /// Second moments decay by `1 - (step - decay_offset + 1)^-decay_exponent`.
         #[serde(default = "defaults::decay_exponent")]
         decay_exponent: f64,
+        /// Step that counts as the first for the decay: where fine-tuning starts, if its steps go on from those before.
+        #[serde(default)]
+        decay_offset: u64,
         /// Added to squared gradients.
         #[serde(default = "defaults::epsilon1")]
         epsilon1: f64,
@@ -104,6 +107,7 @@ impl Default for OptimizerConfig {
     fn default() -> Self {
         OptimizerConfig::Adafactor {
             decay_exponent: defaults::decay_exponent(),
+            decay_offset: 0,
             epsilon1: defaults::epsilon1(),
             epsilon2: defaults::epsilon2(),
             clip_threshold: defaults::one(),

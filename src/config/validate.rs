@@ -169,6 +169,7 @@ fn optimizer(optimizer: &OptimizerConfig) -> Checked {
     let clip = match *optimizer {
         OptimizerConfig::Adafactor {
             decay_exponent,
+            decay_offset,
             epsilon1,
             epsilon2,
             clip_threshold,
@@ -179,6 +180,7 @@ fn optimizer(optimizer: &OptimizerConfig) -> Checked {
             clip_global_norm,
         } => {
             positive("optimizer.decay_exponent", decay_exponent, 0.8)?;
+            steps("optimizer.decay_offset", decay_offset, 0, 0)?;
             positive("optimizer.epsilon1", epsilon1, 1e-30)?;
             positive("optimizer.epsilon2", epsilon2, 1e-3)?;
             positive("optimizer.clip_threshold", clip_threshold, 1.0)?;
@@ -234,7 +236,7 @@ fn data(data: &DataConfig) -> Checked {
 
 /// The objective fits the architecture and the lengths of rows.
 fn objective(config: &RunConfig) -> Checked {
-    match (config.data.objective, config.model.architecture) {
+    match (&config.data.objective, config.model.architecture) {
         (Objective::Causal, Architecture::DecoderOnly) => {
             let BatchConfig { input_length, target_length, .. } = config.batch;
             let expected = format!("batch.input_length = {input_length}: each token predicts the next");
@@ -247,17 +249,43 @@ fn objective(config: &RunConfig) -> Checked {
             )
         }
         (Objective::SpanCorruption { noise_density, mean_span_length }, Architecture::EncoderDecoder) => {
-            spans(config, noise_density, mean_span_length)
+            spans(config, *noise_density, *mean_span_length)
+        }
+        (Objective::TextToText { input_field, target_field }, Architecture::EncoderDecoder) => {
+            pairs(config, input_field, target_field)
         }
         (Objective::Causal, Architecture::EncoderDecoder) => {
-            let expected = "span_corruption, since model.architecture is encoder_decoder";
+            let expected = "span_corruption or text_to_text, since model.architecture is encoder_decoder";
             require(false, "data.objective.kind", "causal", expected, "span_corruption")
         }
         (Objective::SpanCorruption { .. }, Architecture::DecoderOnly) => {
             let expected = "causal, since model.architecture is decoder_only";
             require(false, "data.objective.kind", "span_corruption", expected, "causal")
         }
+        (Objective::TextToText { .. }, Architecture::DecoderOnly) => {
+            let expected = "causal, since model.architecture is decoder_only";
+            require(false, "data.objective.kind", "text_to_text", expected, "causal")
+        }
     }
+}
+
+/// Each side has room for a token and the end.
+fn pairs(config: &RunConfig, input_field: &str, target_field: &str) -> Checked {
+    let named = |path: &str, name: &str, example: &str| {
+        require(!name.is_empty(), path, name, "the name of a field", example)
+    };
+    named("data.objective.input_field", input_field, "input")?;
+    named("data.objective.target_field", target_field, "target")?;
+    let expected = format!("another field than the input's, {input_field:?}");
+    require(
+        input_field != target_field,
+        "data.objective.target_field",
+        target_field,
+        &expected,
+        if input_field == "target" { "output" } else { "target" },
+    )?;
+    count("batch.input_length", config.batch.input_length, 2..=MAX_WIDTH, 128)?;
+    count("batch.target_length", config.batch.target_length, 2..=MAX_WIDTH, 128)
 }
 
 fn spans(config: &RunConfig, density: f64, mean: f64) -> Checked {

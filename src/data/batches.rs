@@ -2,8 +2,10 @@
 
 use super::corpus::Inner;
 use super::error::DataError;
+use super::example::Truncated;
 use super::position::Position;
 use super::random::{Purpose, rng, shuffled};
+use super::rows::Rows;
 use super::stream::{TokenStream, Window};
 use ndarray::Array2;
 use std::sync::Arc;
@@ -25,6 +27,8 @@ pub struct Batch {
     pub targets: Array2<i32>,
     /// Rows that hold an example; the rest, in the last held-out batch only, is pad.
     pub num_examples: usize,
+    /// Of those examples; only pairs have any length.
+    pub truncated: Truncated,
     /// The position after this batch, to be stored once the step on it is done; `None` for held-out batches.
     pub position: Option<Position>,
 }
@@ -48,7 +52,8 @@ impl Batches {
         let (window_sender, windows) = sync_channel(WINDOWS_AHEAD);
         let (sender, receiver) = sync_channel(BATCHES_AHEAD);
         let (first, stop_reader) = (position.window, Arc::clone(&stop));
-        let assembler = Assembler { corpus, position: position.clone(), sender };
+        let rows = Rows::new(&corpus.shape, corpus.spec.sequences);
+        let assembler = Assembler { corpus, rows, position: position.clone(), sender };
         // Owns the threads from the first on, so that a failure to start the second stops it.
         let mut batches = Self { receiver: Some(receiver), stop, threads: vec![], position };
         batches.spawn("data reader", move || read_windows(stream, first, &window_sender, &stop_reader))?;
@@ -111,15 +116,15 @@ fn read_windows(mut stream: TokenStream, first: u64, sender: &SyncSender<WindowI
 
 struct Assembler {
     corpus: Arc<Inner>,
+    rows: Rows,
     position: Position,
     sender: SyncSender<Result<Batch, DataError>>,
 }
 
 impl Assembler {
     fn run(mut self, windows: &Receiver<WindowItem>) {
-        let mut examples = vec![];
         for window in windows {
-            let sent = window.and_then(|window| self.give_out(window, &mut examples));
+            let sent = window.and_then(|window| self.give_out(&window));
             match sent {
                 Ok(true) => {}
                 Ok(false) => return,
@@ -131,13 +136,9 @@ impl Assembler {
         }
     }
 
-    /// Sends the batches that `window` completes and keeps the rest in `examples`; `false` once nobody listens.
-    fn give_out(
-        &mut self,
-        mut window: Window,
-        examples: &mut Vec<super::example::Example>,
-    ) -> Result<bool, DataError> {
-        let (seed, sequences) = (self.corpus.spec.seed, self.corpus.spec.sequences);
+    /// Sends the batches that `window` completes and keeps the rest in `rows`; `false` once nobody listens.
+    fn give_out(&mut self, window: &Window) -> Result<bool, DataError> {
+        let seed = self.corpus.spec.seed;
         let length = window.examples.len();
         let taken = if window.number == self.position.window { self.position.taken } else { 0 };
         let skip = usize::try_from(taken).ok().filter(|&skip| skip <= length).ok_or_else(|| {
@@ -145,29 +146,27 @@ impl Assembler {
         })?;
         let order = shuffled(&mut rng(seed, Purpose::Window, window.number, 0), length);
         for (place, index) in order.into_iter().enumerate().skip(skip) {
-            let tokens = std::mem::take(&mut window.examples[index]);
-            examples.push((tokens, rng(seed, Purpose::Noise, window.number, index as u64)));
-            if examples.len() == sequences {
-                self.advance(&window, place + 1, length);
-                let full = std::mem::take(examples);
-                let mut batch = self.corpus.shape.batch(full, sequences, &self.corpus.tokenizer);
-                batch.position = Some(self.position.clone());
-                if self.sender.send(Ok(batch)).is_err() {
-                    return Ok(false);
-                }
+            let noise = rng(seed, Purpose::Noise, window.number, index as u64);
+            let example = self.corpus.shape.example(&window.examples[index], noise, &self.corpus.tokenizer);
+            self.rows.push(example);
+            if self.rows.is_full() && !self.send(window, place + 1) {
+                return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Moves the position behind a batch that ends after `taken` of the `length` examples of `window`.
-    fn advance(&mut self, window: &Window, taken: usize, length: usize) {
+    /// Sends the batch that ends after `taken` examples of `window`; `false` if nobody listens.
+    fn send(&mut self, window: &Window, taken: usize) -> bool {
+        let mut batch = self.rows.take();
         let position = &mut self.position;
-        position.examples += self.corpus.spec.sequences as u64;
-        (position.start, position.window, position.taken) = if taken < length {
+        position.examples += batch.num_examples as u64;
+        (position.start, position.window, position.taken) = if taken < window.examples.len() {
             (window.start, window.number, taken as u64)
         } else {
             (window.end, window.number + 1, 0)
         };
+        batch.position = Some(position.clone());
+        self.sender.send(Ok(batch)).is_ok()
     }
 }

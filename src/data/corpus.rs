@@ -7,10 +7,11 @@ use super::files;
 use super::held_out::HeldOut;
 use super::position::{Cursor, Position};
 use super::random::{Permutation, Purpose};
-use super::segments::Segments;
+use super::segments::{PairFields, Segments};
 use super::spec::DataSpec;
 use super::stream::TokenStream;
 use super::tokenizer::{Tokenizer, hex};
+use crate::config::Objective;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -38,7 +39,7 @@ pub struct CorpusSummary {
     pub segments: u64,
     pub held_out_segments: u64,
     pub segment_bytes: u64,
-    /// Raw tokens that make one example.
+    /// Raw tokens that make one example; of pairs, the length of a target row.
     pub tokens_per_example: usize,
 }
 
@@ -53,6 +54,27 @@ pub(super) struct Inner {
     summary: CorpusSummary,
     corpus_digest: String,
     settings_digest: String,
+}
+
+/// What a segment holds.
+pub(super) enum Content {
+    Tokens(Vec<u32>),
+    /// Inputs and targets without eos.
+    Pairs(Vec<(Vec<u32>, Vec<u32>)>),
+}
+
+impl Content {
+    /// Number of tokens or pairs.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Tokens(tokens) => tokens.len(),
+            Self::Pairs(pairs) => pairs.len(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 impl Corpus {
@@ -93,15 +115,20 @@ impl Corpus {
         Batches::start(Arc::clone(inner), position.clone())
     }
 
-    /// The held-out text once in batches of so many rows (at least 1), in a fixed order with fixed noise whatever the seed;
+    /// The held-out share once in batches of so many rows (at least 1), in a fixed order with fixed noise whatever the seed;
     /// empty if `held_out` is 0.
     ///
     /// The last example and the last batch are filled up with pad.
     pub fn held_out(&self, sequences: usize) -> HeldOut {
-        HeldOut::new(Arc::clone(&self.inner), sequences.max(1))
+        HeldOut::new(Arc::clone(&self.inner), sequences.max(1), self.inner.held_out_segments)
     }
 
-    /// The entropy, in nats per token, of single tokens of the training text, each eos included.
+    /// As [`held_out`](Self::held_out), but the whole text: for files of their own.
+    pub fn whole(&self, sequences: usize) -> HeldOut {
+        HeldOut::new(Arc::clone(&self.inner), sequences.max(1), self.inner.segments.count())
+    }
+
+    /// The entropy, in nats per token, of single tokens of the training text (of pairs, of the targets), each eos included.
     ///
     /// This is the loss per raw token of the best model that knows only how often each token occurs. It is counted
     /// over the first `max_tokens` tokens in the order of epoch 0, or all if there are fewer. (Targets of span
@@ -181,7 +208,7 @@ impl Inner {
         }
         let asked = ((count as f64 * held_out).round() as u64).max(1);
         let mut with_text = 0;
-        while with_text + 1 < count && self.tokens(self.split.get(with_text))?.is_empty() {
+        while with_text + 1 < count && self.content(self.split.get(with_text))?.is_empty() {
             with_text += 1;
         }
         if with_text + 1 >= count {
@@ -196,10 +223,6 @@ impl Inner {
         self.segments.count() - self.held_out_segments
     }
 
-    pub(super) fn num_held_out_segments(&self) -> u64 {
-        self.held_out_segments
-    }
-
     pub(super) fn epoch_order(&self, epoch: u64) -> Permutation {
         Permutation::new(self.num_train_segments(), self.spec.seed, Purpose::Epoch, epoch)
     }
@@ -209,19 +232,41 @@ impl Inner {
         self.split.get(self.held_out_segments + order.get(place))
     }
 
-    pub(super) fn held_out_segment(&self, place: u64) -> u64 {
+    /// The segment at this place of the fixed order, whose first ones are held out.
+    pub(super) fn split_segment(&self, place: u64) -> u64 {
         self.split.get(place)
     }
 
-    /// The tokens of a segment, eos after each document or part of one.
-    pub(super) fn tokens(&self, segment: u64) -> Result<Vec<u32>, DataError> {
+    /// What a segment holds: tokens, eos after each document or part of one; or pairs.
+    pub(super) fn content(&self, segment: u64) -> Result<Content, DataError> {
+        let encode = |text: &str| self.tokenizer.encode(text);
+        if let Objective::TextToText { input_field, target_field } = &self.spec.objective {
+            let mut pairs = vec![];
+            let fields = PairFields { input: input_field, target: target_field };
+            self.segments.read_pairs(segment, fields, |input, target| {
+                pairs.push((encode(input)?, encode(target)?));
+                Ok(())
+            })?;
+            return Ok(Content::Pairs(pairs));
+        }
         let mut tokens = vec![];
         self.segments.read(segment, |text| {
-            tokens.append(&mut self.tokenizer.encode(text)?);
+            tokens.append(&mut encode(text)?);
             tokens.push(self.tokenizer.eos());
             Ok(())
         })?;
-        Ok(tokens)
+        Ok(Content::Tokens(tokens))
+    }
+
+    /// The tokens that are to be predicted, of a whole segment.
+    fn tokens(&self, segment: u64) -> Result<Vec<u32>, DataError> {
+        Ok(match self.content(segment)? {
+            Content::Tokens(tokens) => tokens,
+            Content::Pairs(pairs) => {
+                let ended = |(_, target): (Vec<u32>, Vec<u32>)| target.into_iter().chain([self.tokenizer.eos()]);
+                pairs.into_iter().flat_map(ended).collect()
+            }
+        })
     }
 
     pub(super) fn stream(self: &Arc<Self>, cursor: Cursor) -> Result<TokenStream, DataError> {

@@ -24,9 +24,13 @@ pub enum DataError {
     )]
     TooSmallToSplit { held_out: f64, bytes: u64 },
 
-    /// A line of a `.jsonl` file is no object with a string `text`.
-    #[error("data: {} line {line}: expected a JSON object with a string field \"text\"", path.display())]
-    JsonLine { path: PathBuf, line: u64, source: serde_json::Error },
+    /// A line of a `.jsonl` file is no object with the strings that the objective reads.
+    #[error("data: {} line {line}: expected {expected}", path.display())]
+    JsonLine { path: PathBuf, line: u64, expected: String, source: serde_json::Error },
+
+    /// A file without fields, where pairs are read.
+    #[error("data: {}: text_to_text reads JSON lines: files whose names end in .jsonl", path.display())]
+    NotJsonLines { path: PathBuf },
 
     #[error("data: {name} must be {expected}, found {found}")]
     Setting { name: &'static str, expected: String, found: String },

@@ -1,90 +1,129 @@
-//! Turns stretches of tokens into the rows of a batch.
+//! Turns raw tokens into examples: what the encoder reads and what the decoder writes.
 
-use super::batches::Batch;
 use super::error::DataError;
 use super::span::{self, corrupt};
 use super::spec::DataSpec;
 use super::tokenizer::{PAD, Tokenizer};
 use crate::config::Objective;
-use ndarray::{Array2, ArrayViewMut1};
 use rand_chacha::ChaCha8Rng;
 
 /// The static shape of an example under its objective.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ExampleShape {
     objective: Objective,
-    /// Tokens of raw text per example.
+    /// Tokens of raw text per example; for pairs, at most so many of the target.
     pub(super) raw_tokens: usize,
     /// `None` for an objective with targets only.
     pub(super) input_length: Option<usize>,
     pub(super) target_length: usize,
 }
 
-/// A stretch of raw tokens and the generator of its noise.
-pub(super) type Example = (Vec<u32>, ChaCha8Rng);
+/// What an example is made of, as it is read.
+#[derive(Clone, Debug)]
+pub(super) enum Raw {
+    /// A stretch of text.
+    Stretch(Vec<u32>),
+    /// Input and target, without the token that ends them.
+    Pair(Vec<u32>, Vec<u32>),
+}
+
+/// One example, no longer than a row on either side.
+#[derive(Clone, Debug)]
+pub(super) struct Example {
+    /// Empty for an objective with targets only.
+    pub(super) inputs: Vec<u32>,
+    pub(super) targets: Vec<u32>,
+    pub(super) truncated: Truncated,
+}
+
+/// How many examples were cut to the length of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Truncated {
+    pub inputs: usize,
+    pub targets: usize,
+}
+
+impl std::ops::AddAssign for Truncated {
+    fn add_assign(&mut self, other: Self) {
+        self.inputs += other.inputs;
+        self.targets += other.targets;
+    }
+}
 
 impl ExampleShape {
     /// Errors: lengths, noise or sentinels that do not go together.
     pub(super) fn new(spec: &DataSpec, tokenizer: &Tokenizer) -> Result<Self, DataError> {
-        let (objective, target_length) = (spec.objective, spec.target_length);
-        let Objective::SpanCorruption { noise_density, mean_span_length } = objective else {
-            return Ok(Self { objective, raw_tokens: target_length, input_length: None, target_length });
-        };
-        let lengths = span::lengths(spec.input_length, noise_density, mean_span_length)?;
-        if target_length < lengths.targets {
-            let expected =
-                format!("at least {} for an input_length of {}", lengths.targets, spec.input_length);
-            return Err(DataError::setting("target_length", expected, target_length));
+        let (input_length, target_length) = (spec.input_length, spec.target_length);
+        let objective = spec.objective.clone();
+        match objective {
+            Objective::Causal => {
+                Ok(Self { objective, raw_tokens: target_length, input_length: None, target_length })
+            }
+            Objective::TextToText { .. } => {
+                for (name, length) in [("input_length", input_length), ("target_length", target_length)] {
+                    if length < 2 {
+                        return Err(DataError::setting(name, "at least 2, for a token and the end", length));
+                    }
+                }
+                let input_length = Some(input_length);
+                Ok(Self { objective, raw_tokens: target_length, input_length, target_length })
+            }
+            Objective::SpanCorruption { noise_density, mean_span_length } => {
+                let lengths = span::lengths(input_length, noise_density, mean_span_length)?;
+                if target_length < lengths.targets {
+                    let expected =
+                        format!("at least {} for an input_length of {input_length}", lengths.targets);
+                    return Err(DataError::setting("target_length", expected, target_length));
+                }
+                let (needed, found) = (lengths.spans, tokenizer.num_sentinels());
+                if needed > found {
+                    return Err(DataError::TooFewSentinels { tokens: lengths.tokens, needed, found });
+                }
+                let (raw_tokens, input_length) = (lengths.tokens, Some(input_length));
+                Ok(Self { objective, raw_tokens, input_length, target_length })
+            }
         }
-        let (needed, found) = (lengths.spans, tokenizer.num_sentinels());
-        if needed > found {
-            return Err(DataError::TooFewSentinels { tokens: lengths.tokens, needed, found });
-        }
-        Ok(Self {
-            objective,
-            raw_tokens: lengths.tokens,
-            input_length: Some(spec.input_length),
-            target_length,
-        })
     }
 
     /// The shortest stretch that makes an example.
     pub(super) fn min_tokens(&self) -> usize {
         match self.objective {
             Objective::SpanCorruption { .. } => 2,
-            Objective::Causal => 1,
+            Objective::Causal | Objective::TextToText { .. } => 1,
         }
     }
 
-    /// A batch of `sequences` rows from at most so many examples of `min_tokens..=raw_tokens` tokens each.
+    /// The example of a stretch of `min_tokens..=raw_tokens` tokens or of a pair; `rng` draws its noise.
     ///
-    /// Rows without example and places beyond a row's tokens are [`PAD`].
-    pub(super) fn batch(&self, examples: Vec<Example>, sequences: usize, tokenizer: &Tokenizer) -> Batch {
-        let num_examples = examples.len().min(sequences);
-        let mut targets = Array2::from_elem((sequences, self.target_length), PAD as i32);
-        let mut inputs = self.input_length.map(|length| Array2::from_elem((sequences, length), PAD as i32));
-        let mut input_rows = inputs.as_mut().map(|inputs| inputs.outer_iter_mut());
-        for ((tokens, mut rng), target_row) in examples.into_iter().zip(targets.outer_iter_mut()) {
-            match self.objective {
-                Objective::Causal => fill(target_row, &tokens),
-                Objective::SpanCorruption { noise_density, mean_span_length } => {
-                    // Enough sentinels: counted when the shape was made.
-                    let sentinel = |n| tokenizer.sentinel(n).unwrap_or(PAD);
-                    let eos = tokenizer.eos();
-                    let example = corrupt(&tokens, noise_density, mean_span_length, &mut rng, sentinel, eos);
-                    fill(target_row, &example.targets);
-                    if let Some(row) = input_rows.as_mut().and_then(Iterator::next) {
-                        fill(row, &example.inputs);
-                    }
-                }
+    /// Both sides of a pair end in eos. A side that is longer than its row is cut in front of it.
+    pub(super) fn example(&self, raw: &Raw, mut rng: ChaCha8Rng, tokenizer: &Tokenizer) -> Example {
+        let eos = tokenizer.eos();
+        match (raw, &self.objective) {
+            (Raw::Stretch(tokens), Objective::SpanCorruption { noise_density, mean_span_length }) => {
+                // Enough sentinels: counted when the shape was made.
+                let sentinel = |n| tokenizer.sentinel(n).unwrap_or(PAD);
+                let span::Corrupted { inputs, targets } =
+                    corrupt(tokens, *noise_density, *mean_span_length, &mut rng, sentinel, eos);
+                Example { inputs, targets, truncated: Truncated::default() }
+            }
+            (Raw::Stretch(tokens), _) => {
+                let targets = tokens.clone();
+                Example { inputs: vec![], targets, truncated: Truncated::default() }
+            }
+            (Raw::Pair(input, target), _) => {
+                let (inputs, cut_input) = ended(input, self.input_length.unwrap_or(0), eos);
+                let (targets, cut_target) = ended(target, self.target_length, eos);
+                let truncated = Truncated { inputs: cut_input.into(), targets: cut_target.into() };
+                Example { inputs, targets, truncated }
             }
         }
-        Batch { inputs, targets, num_examples, position: None }
     }
 }
 
-fn fill(row: ArrayViewMut1<i32>, ids: &[u32]) {
-    for (place, &id) in row.into_iter().zip(ids) {
-        *place = id as i32; // ids are below a vocabulary size that fits i32
-    }
+/// The tokens with eos behind them, at most `length` in all, and whether some had to go.
+fn ended(tokens: &[u32], length: usize, eos: u32) -> (Vec<u32>, bool) {
+    let kept = tokens.len().min(length.saturating_sub(1));
+    let mut ids = tokens[..kept].to_vec();
+    ids.push(eos);
+    (ids, kept < tokens.len())
 }

@@ -1,53 +1,66 @@
-//! The held-out text as a finite series of batches.
+//! Held-out text as a finite series of batches.
 
 use super::batches::Batch;
-use super::corpus::Inner;
+use super::corpus::{Content, Inner};
 use super::error::DataError;
-use super::example::Example;
+use super::example::Raw;
 use super::random::{Purpose, rng};
+use super::rows::Rows;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Batches over the held-out text, once; made where they are asked for, without a thread.
+/// Batches over some text, once; made where they are asked for, without a thread.
 ///
 /// Their order is random but fixed, so that the first few are a fair sample. After an error the iterator ends.
 pub struct HeldOut {
     corpus: Arc<Inner>,
-    sequences: usize,
+    rows: Rows,
+    num_segments: u64,
     next_segment: u64,
     next_example: u64,
-    tokens: Vec<u32>, // not yet in an example
+    // Not yet in an example.
+    tokens: Vec<u32>,
+    pairs: VecDeque<(Vec<u32>, Vec<u32>)>,
 }
 
 impl HeldOut {
-    pub(super) fn new(corpus: Arc<Inner>, sequences: usize) -> Self {
-        Self { corpus, sequences, next_segment: 0, next_example: 0, tokens: vec![] }
+    /// The first so many segments in the fixed order of the corpus.
+    pub(super) fn new(corpus: Arc<Inner>, sequences: usize, num_segments: u64) -> Self {
+        let rows = Rows::new(&corpus.shape, sequences);
+        let (tokens, pairs) = (vec![], VecDeque::new());
+        Self { corpus, rows, num_segments, next_segment: 0, next_example: 0, tokens, pairs }
     }
 
-    /// The next stretch of tokens, a shorter one at the end.
-    fn stretch(&mut self) -> Result<Option<Vec<u32>>, DataError> {
-        let shape = self.corpus.shape;
-        while self.tokens.len() < shape.raw_tokens && self.next_segment < self.corpus.num_held_out_segments()
-        {
-            let segment = self.corpus.held_out_segment(self.next_segment);
+    /// The next pair, or the next stretch of tokens: a shorter one at the end.
+    fn raw(&mut self) -> Result<Option<Raw>, DataError> {
+        let (length, least) = (self.corpus.shape.raw_tokens, self.corpus.shape.min_tokens());
+        while self.pairs.is_empty() && self.tokens.len() < length && self.next_segment < self.num_segments {
+            let segment = self.corpus.split_segment(self.next_segment);
             self.next_segment += 1;
-            self.tokens.append(&mut self.corpus.tokens(segment)?);
+            match self.corpus.content(segment)? {
+                Content::Tokens(mut tokens) => self.tokens.append(&mut tokens),
+                Content::Pairs(pairs) => self.pairs.extend(pairs),
+            }
         }
-        let length = self.tokens.len().min(shape.raw_tokens);
-        if length < shape.min_tokens() {
+        if let Some((input, target)) = self.pairs.pop_front() {
+            return Ok(Some(Raw::Pair(input, target)));
+        }
+        let length = self.tokens.len().min(length);
+        if length < least {
             return Ok(None);
         }
         let rest = self.tokens.split_off(length);
-        Ok(Some(std::mem::replace(&mut self.tokens, rest)))
+        Ok(Some(Raw::Stretch(std::mem::replace(&mut self.tokens, rest))))
     }
 
-    fn examples(&mut self) -> Result<Vec<Example>, DataError> {
-        let mut examples = vec![];
-        while examples.len() < self.sequences {
-            let Some(tokens) = self.stretch()? else { break };
-            examples.push((tokens, rng(0, Purpose::HeldOutNoise, self.next_example, 0)));
+    fn batch(&mut self) -> Result<Option<Batch>, DataError> {
+        while !self.rows.is_full() {
+            let Some(raw) = self.raw()? else { break };
+            let noise = rng(0, Purpose::HeldOutNoise, self.next_example, 0);
+            self.rows.push(self.corpus.shape.example(&raw, noise, &self.corpus.tokenizer));
             self.next_example += 1;
         }
-        Ok(examples)
+        Ok((!self.rows.is_empty()).then(|| self.rows.take()))
     }
 }
 
@@ -55,17 +68,13 @@ impl Iterator for HeldOut {
     type Item = Result<Batch, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        match self.examples() {
-            Ok(examples) if examples.is_empty() => None,
-            Ok(examples) => {
-                let corpus = &self.corpus;
-                Some(Ok(corpus.shape.batch(examples, self.sequences, &corpus.tokenizer)))
-            }
-            Err(error) => {
-                self.next_segment = self.corpus.num_held_out_segments();
-                self.tokens.clear();
-                Some(Err(error))
-            }
+        let batch = self.batch();
+        if batch.is_err() {
+            // Nothing comes after an error.
+            self.next_segment = self.num_segments;
+            (self.tokens, self.pairs) = (vec![], VecDeque::new());
+            self.rows.take();
         }
+        batch.transpose()
     }
 }

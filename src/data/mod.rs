@@ -1,7 +1,7 @@
-//! Batches of training examples from text on disk.
+//! Batches of training examples from text, or from pairs of texts, on disk.
 //!
 //! ```text
-//! files -> segments -> tokens -> windows of examples, shuffled -> rows -> batches
+//! files -> segments -> tokens or pairs -> windows of examples, shuffled -> rows -> batches
 //! ```
 //!
 //! Nothing but the list of files, one segment of text and two windows of examples is held in memory. Every random
@@ -15,6 +15,7 @@ mod files;
 mod held_out;
 mod position;
 mod random;
+mod rows;
 mod segments;
 mod span;
 mod spec;
@@ -26,6 +27,7 @@ mod tokenizer;
 pub use batches::{Batch, Batches};
 pub use corpus::{Corpus, CorpusSummary};
 pub use error::DataError;
+pub use example::Truncated;
 pub use held_out::HeldOut;
 pub use position::Position;
 pub use spec::DataSpec;

@@ -24,14 +24,14 @@ pub struct Position {
     pub(super) examples: u64,
 }
 
-/// A token of the endless stream, at which an example starts.
+/// A place in the endless stream, at which an example starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cursor {
     pub(super) epoch: u64,
     /// Place of the segment in the order of the epoch.
     pub(super) segment: u64,
-    /// Tokens of the segment that lie before.
+    /// Tokens, or pairs, of the segment that lie before.
     pub(super) token: u64,
 }
 

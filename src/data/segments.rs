@@ -7,6 +7,8 @@
 use super::error::DataError;
 use super::files::{Format, SourceFile};
 use serde::Deserialize;
+use serde::de::Error as _;
+use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 
@@ -28,6 +30,13 @@ pub(super) struct Segments {
 #[derive(Deserialize)]
 struct TextRecord {
     text: String,
+}
+
+/// The fields of a line that hold a pair of texts.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PairFields<'a> {
+    pub(super) input: &'a str,
+    pub(super) target: &'a str,
 }
 
 impl Segments {
@@ -63,15 +72,45 @@ impl Segments {
         segment: u64,
         mut document: impl FnMut(&str) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
-        let owner = self.first.partition_point(|&first| first <= segment).saturating_sub(1);
-        let (Some(file), Some(first)) = (self.files.get(owner), self.first.get(owner)) else {
-            return Ok(());
-        };
-        let start = (segment - first) * self.segment_bytes;
+        let Some((file, start)) = self.locate(segment) else { return Ok(()) };
         match file.format {
             Format::Text => self.read_text(file, start, &mut document),
-            Format::JsonLines => self.read_lines(file, start, &mut document),
+            Format::JsonLines => self.read_lines(file, start, |line, at| {
+                let expected = || "a JSON object with a string field \"text\"".to_owned();
+                let record: TextRecord =
+                    serde_json::from_slice(line).map_err(|source| json_error(file, at, expected(), source))?;
+                if record.text.is_empty() { Ok(()) } else { document(&record.text) }
+            }),
         }
+    }
+
+    /// Calls `pair` with the input and the target of each line of a segment, in order.
+    ///
+    /// Errors: as [`Segments::read`]; [`DataError::NotJsonLines`] for a file of another format.
+    pub(super) fn read_pairs(
+        &self,
+        segment: u64,
+        fields: PairFields,
+        mut pair: impl FnMut(&str, &str) -> Result<(), DataError>,
+    ) -> Result<(), DataError> {
+        let Some((file, start)) = self.locate(segment) else { return Ok(()) };
+        if file.format != Format::JsonLines {
+            return Err(DataError::NotJsonLines { path: file.path.clone() });
+        }
+        self.read_lines(file, start, |line, at| {
+            let PairFields { input, target } = fields;
+            let expected = || format!("a JSON object with string fields {input:?} and {target:?}");
+            let (input, target) =
+                parse_pair(line, fields).map_err(|source| json_error(file, at, expected(), source))?;
+            pair(&input, &target)
+        })
+    }
+
+    /// The file of a segment and the byte at which it nominally starts.
+    fn locate(&self, segment: u64) -> Option<(&SourceFile, u64)> {
+        let owner = self.first.partition_point(|&first| first <= segment).saturating_sub(1);
+        let (file, first) = (self.files.get(owner)?, self.first.get(owner)?);
+        Some((file, (segment - first) * self.segment_bytes))
     }
 
     fn read_text(
@@ -91,11 +130,12 @@ impl Segments {
         if text.is_empty() { Ok(()) } else { document(&text) }
     }
 
+    /// Calls `record` with each line that starts in the segment and is not blank, and its place in the file.
     fn read_lines(
         &self,
         file: &SourceFile,
         start: u64,
-        document: &mut impl FnMut(&str) -> Result<(), DataError>,
+        mut record: impl FnMut(&[u8], u64) -> Result<(), DataError>,
     ) -> Result<(), DataError> {
         let io = |e| DataError::io(&file.path, e);
         let mut reader = BufReader::new(File::open(&file.path).map_err(io)?);
@@ -115,11 +155,7 @@ impl Segments {
                 return Err(io(shrank()));
             }
             if !line.trim_ascii().is_empty() {
-                let record: TextRecord =
-                    serde_json::from_slice(&line).map_err(|source| json_error(file, at, source))?;
-                if !record.text.is_empty() {
-                    document(&record.text)?;
-                }
+                record(&line, at)?;
             }
             at += length;
         }
@@ -154,8 +190,19 @@ fn cut(bytes: &[u8], slack: u64) -> usize {
         .unwrap_or(0)
 }
 
+/// The texts of two fields of a line.
+fn parse_pair(line: &[u8], fields: PairFields) -> Result<(String, String), serde_json::Error> {
+    let mut object: Map<String, Value> = serde_json::from_slice(line)?;
+    let mut take = |name: &str| match object.remove(name) {
+        Some(Value::String(text)) => Ok(text),
+        Some(_) => Err(serde_json::Error::custom(format_args!("field {name:?} is no string"))),
+        None => Err(serde_json::Error::custom(format_args!("there is no field {name:?}"))),
+    };
+    Ok((take(fields.input)?, take(fields.target)?))
+}
+
 /// The error of the line that starts at byte `at`, with its number counted from the start of the file.
-fn json_error(file: &SourceFile, at: u64, source: serde_json::Error) -> DataError {
+fn json_error(file: &SourceFile, at: u64, expected: String, source: serde_json::Error) -> DataError {
     let mut newlines = 0;
     if let Ok(reader) = File::open(&file.path) {
         let mut before = BufReader::new(reader.take(at));
@@ -163,7 +210,7 @@ fn json_error(file: &SourceFile, at: u64, source: serde_json::Error) -> DataErro
             newlines += 1;
         }
     }
-    DataError::JsonLine { path: file.path.clone(), line: newlines + 1, source }
+    DataError::JsonLine { path: file.path.clone(), line: newlines + 1, expected, source }
 }
 
 #[cfg(test)]
@@ -256,6 +303,36 @@ mod tests {
             );
             assert!(errors[0].source().is_some());
         }
+    }
+
+    #[test]
+    fn pairs_are_two_fields_of_a_line_in_any_order() {
+        let lines = "{\"b\": \"y\", \"n\": 1, \"a\": \"x\"}\n\n{\"a\": \"\", \"b\": \"z\"}\n";
+        let (_folder, path, segments) = open("a.jsonl", lines.as_bytes());
+        let mut pairs = vec![];
+        let fields = PairFields { input: "a", target: "b" };
+        let push = |pairs: &mut Vec<_>, a: &str, b: &str| pairs.push((a.to_string(), b.to_string()));
+        segments
+            .read_pairs(0, fields, |a, b| {
+                push(&mut pairs, a, b);
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(pairs, [("x".into(), "y".into()), (String::new(), "z".into())]);
+        let other = PairFields { input: "a", target: "n" };
+        let error = segments.read_pairs(0, other, |_, _| Ok(())).unwrap_err();
+        let expected = "expected a JSON object with string fields \"a\" and \"n\"";
+        assert_eq!(error.to_string(), format!("data: {} line 1: {expected}", path.display()));
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("field \"n\" is no string"));
+    }
+
+    #[test]
+    fn text_without_fields_holds_no_pairs() {
+        let (_folder, path, segments) = open("a.txt", b"text");
+        let error =
+            segments.read_pairs(0, PairFields { input: "a", target: "b" }, |_, _| Ok(())).unwrap_err();
+        let expected = "text_to_text reads JSON lines: files whose names end in .jsonl";
+        assert_eq!(error.to_string(), format!("data: {}: {expected}", path.display()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 /// Where the text lies and the shape of the batches made from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSpec {
-    /// Text files, `.jsonl` files (one object with a string `text` per line) and folders of them.
+    /// Text files, `.jsonl` files (one object per line, with a string `text` or the fields of a pair) and folders of them.
     pub paths: Vec<PathBuf>,
     pub objective: Objective,
     pub tokenizer: TokenizerSpec,

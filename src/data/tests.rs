@@ -321,3 +321,62 @@ fn settings_that_do_not_go_together_are_refused_with_what_would_work() {
     assert!(message(&|s| s.held_out = f64::NAN).contains("NaN"));
     assert!(message(&|s| s.paths.clear()).starts_with("data: no path given"));
 }
+
+/// 40 pairs, `question i` -> `i` but for every eighth, whose target is longer.
+fn pairs_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let target = |i: usize| if i.is_multiple_of(8) { "a long answer".to_string() } else { i.to_string() };
+    let line = |i: usize| format!("{{\"input\": \"question {i}\", \"target\": \"{}\"}}\n", target(i));
+    fs::write(folder.path().join("pairs.jsonl"), (0..40).map(line).collect::<String>()).unwrap();
+    folder
+}
+
+fn pairs(path: &Path) -> DataSpec {
+    let objective = Objective::text_to_text();
+    DataSpec { objective, input_length: 12, target_length: 6, held_out: 0.0, ..spec(path) }
+}
+
+#[test]
+fn pairs_fill_a_row_each_end_in_eos_and_are_cut_in_front_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    fs::write(&path, "{\"input\": \"ab\", \"target\": \"c\"}\n{\"input\": \"abcd\", \"target\": \"\"}\n").unwrap();
+    let spec = DataSpec { input_length: 4, target_length: 2, shuffle_examples: 1, ..pairs(&path) };
+    let corpus = Corpus::open(&DataSpec { sequences: 2, ..spec }).unwrap();
+    let batch = take(&corpus, &corpus.start(), 1).pop().unwrap();
+    assert_eq!(batch.inputs.unwrap(), ndarray::array![[100, 101, 1, 0], [100, 101, 102, 1]]);
+    assert_eq!(batch.targets, ndarray::array![[102, 1], [1, 0]]);
+    assert_eq!(batch.truncated, Truncated { inputs: 1, targets: 0 });
+    // Tokens to be predicted: c and eos, then eos.
+    let entropy = corpus.unigram_entropy(u64::MAX).unwrap();
+    assert!((entropy - (3f64.ln() - 2.0 * 2f64.ln() / 3.0)).abs() < 1e-12);
+}
+
+#[test]
+fn pairs_follow_a_restored_position_exactly() {
+    let folder = pairs_folder();
+    for shuffle_examples in [1, 7, 1000] {
+        let spec = DataSpec { shuffle_examples, ..pairs(folder.path()) };
+        let corpus = Corpus::open(&spec).unwrap();
+        let batches = take(&corpus, &corpus.start(), 40);
+        for n in [1, 5, 13, 14, 27, 30] {
+            let stored = serde_json::to_string(&batches[n - 1].position).unwrap();
+            let position: Position = serde_json::from_str(&stored).unwrap();
+            let corpus = Corpus::open(&spec).unwrap();
+            assert_eq!(take(&corpus, &position, 8), batches[n..n + 8], "window {shuffle_examples}, batch {n}");
+        }
+    }
+}
+
+#[test]
+fn a_whole_file_of_pairs_is_read_once() {
+    let folder = pairs_folder();
+    let corpus = Corpus::open(&pairs(folder.path())).unwrap();
+    let batches: Vec<Batch> = corpus.whole(3).map(Result::unwrap).collect();
+    assert_eq!(batches.iter().map(|b| b.num_examples).sum::<usize>(), 40);
+    // "question 10" and the end fill a row of 12; "a long answer" does not fit into 6.
+    let mut truncated = Truncated::default();
+    batches.iter().for_each(|b| truncated += b.truncated);
+    assert_eq!(truncated, Truncated { inputs: 0, targets: 5 });
+    assert_eq!(corpus.held_out(3).count(), 0);
+}

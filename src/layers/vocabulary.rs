@@ -32,7 +32,7 @@ pub fn logits(b: &mut Builder, cx: &Context, hidden: Value) -> Result<Value, Bui
     b.einsum_into("bld,vd->blv", hidden, head, DType::F32, Default::default())
 }
 
-/// Sums over the tokens of a batch: all `f32` scalars.
+/// Sums over the tokens of a batch: `f32` scalars where nothing else is said.
 #[derive(Clone, Copy, Debug)]
 pub struct TokenLoss {
     /// Cross entropy (with label smoothing) plus the z-loss with its coefficient; the only one with a derivative.
@@ -43,6 +43,8 @@ pub struct TokenLoss {
     pub z_loss: Value,
     /// Tokens whose greatest logit is the target's.
     pub correct: Value,
+    /// `f32[batch, length]`: the weight of each token of which that is so, 0 elsewhere.
+    pub hits: Value,
 }
 
 /// The loss of predicting `targets s32[batch, length]` from `hidden [batch, length, d_model]`, each token times its weight
@@ -58,6 +60,7 @@ pub fn token_loss(
 ) -> Result<TokenLoss, BuildError> {
     let (head, scale) = head(b, cx)?;
     let hidden = b.mul_scalar(hidden, scale)?;
+    let shape = b.shape(targets);
     let tokens = b.ty(targets).elements();
     let blocks = num_blocks(tokens, cx.config.vocab_size);
     let hidden = b.reshape(hidden, &[blocks, tokens / blocks, cx.config.d_model])?;
@@ -67,8 +70,8 @@ pub fn token_loss(
         "token_loss",
         &[hidden, head, targets, weights],
         |b, x| {
-            let (sums, d_hidden, d_head) = over_blocks(b, loss, [x[0], x[1], x[2], x[3]])?;
-            Ok((sums, vec![d_hidden, d_head]))
+            let Block { results, d_hidden, d_head } = over_blocks(b, loss, [x[0], x[1], x[2], x[3]])?;
+            Ok((results, vec![d_hidden, d_head]))
         },
         |b, args| {
             let [.., d_hidden, d_head] = args.outputs else {
@@ -88,6 +91,7 @@ pub fn token_loss(
         cross_entropy: metrics[0],
         z_loss: metrics[1],
         correct: metrics[2],
+        hits: b.reshape(metrics[3], &shape)?,
     })
 }
 
@@ -104,23 +108,32 @@ fn num_blocks(tokens: usize, vocabulary: usize) -> usize {
     (bytes.div_ceil(BLOCK_BYTES).max(1)..=tokens).find(|n| tokens.is_multiple_of(*n)).unwrap_or(1)
 }
 
-/// The four sums, and the derivative of the objective with respect to hidden states and head, in their element types.
+/// What one or all blocks give.
+struct Block {
+    /// The four sums, then the hits per token.
+    results: Vec<Value>,
+    /// Derivative of the objective with respect to the hidden states and to the head.
+    d_hidden: Value,
+    d_head: Value,
+}
+
+/// All blocks; the derivatives have the element types of hidden states and head.
 ///
 /// Inputs: hidden `[blocks, tokens, d_model]`, head `[vocabulary, d_model]`, targets and weights `[blocks, tokens]`.
 fn over_blocks(
     b: &mut Builder,
     loss: LossConfig,
     [hidden, head, targets, weights]: [Value; 4],
-) -> Result<(Vec<Value>, Value, Value), BuildError> {
+) -> Result<Block, BuildError> {
     let head_dtype = b.dtype(head);
     let shape = b.shape(hidden);
     if shape[0] == 1 {
         let flat = b.reshape(hidden, &shape[1..])?;
         let targets = b.reshape(targets, &shape[1..2])?;
         let weights = b.reshape(weights, &shape[1..2])?;
-        let (sums, d_hidden, d_head) = block(b, loss, [flat, head, targets, weights])?;
+        let Block { results, d_hidden, d_head } = block(b, loss, [flat, head, targets, weights])?;
         let d_hidden = b.reshape(d_hidden, &shape)?;
-        return Ok((sums, d_hidden, b.convert(d_head, head_dtype)?));
+        return Ok(Block { results, d_hidden, d_head: b.convert(d_head, head_dtype)? });
     }
     let zero = b.scalar(DType::F32, 0.0)?;
     let d_head = b.ty(head).with_dtype(DType::F32);
@@ -132,21 +145,23 @@ fn over_blocks(
         ..Default::default()
     };
     let (mut carry, ys) = b.scan(inputs, |b, consts, carry, x| {
-        let (sums, d_hidden, d_head) = block(b, loss, [x[0], consts[0], x[1], x[2]])?;
-        let terms = [sums, vec![d_head]].concat();
+        let Block { results, d_hidden, d_head } = block(b, loss, [x[0], consts[0], x[1], x[2]])?;
+        let (sums, hits) = results.split_at(4);
+        let terms = [sums, &[d_head]].concat();
         let carry = carry.iter().zip(terms).map(|(&c, t)| b.add(c, t)).collect::<Result<_, _>>()?;
-        Ok((carry, vec![d_hidden]))
+        Ok((carry, vec![d_hidden, hits[0]]))
     })?;
     let d_head = carry.split_off(4)[0];
-    Ok((carry, ys[0], b.convert(d_head, head_dtype)?))
+    carry.push(ys[1]);
+    Ok(Block { results: carry, d_hidden: ys[0], d_head: b.convert(d_head, head_dtype)? })
 }
 
-/// One block: sums, derivative of the objective by hidden `[tokens, d_model]` and by head `f32[vocabulary, d_model]`.
+/// One block of hidden states `[tokens, d_model]`; the derivative by the head is `f32`.
 fn block(
     b: &mut Builder,
     loss: LossConfig,
     [hidden, head, targets, weights]: [Value; 4],
-) -> Result<(Vec<Value>, Value, Value), BuildError> {
+) -> Result<Block, BuildError> {
     let logits = b.einsum_into("td,vd->tv", hidden, head, DType::F32, Default::default())?;
     let shape = b.shape(logits);
     let max = b.reduce(logits, &[1], crate::ir::Reducer::Max)?;
@@ -165,11 +180,13 @@ fn block(
     let smoothed = smooth(b, loss.label_smoothing, logits, [lse, target])?;
     let penalty = b.mul_scalar(z, loss.z_loss)?;
     let objective = b.add(smoothed, penalty)?;
-    let mut sums = vec![];
-    for value in [objective, cross_entropy, z, correct] {
+    let hits = b.mul(correct, weights)?;
+    let mut results = vec![];
+    for value in [objective, cross_entropy, z] {
         let weighted = b.mul(value, weights)?;
-        sums.push(b.sum_all(weighted)?);
+        results.push(b.sum_all(weighted)?);
     }
+    results.extend([b.sum_all(hits)?, hits]);
 
     // d objective / d logits = w (softmax (1 + 2 c lse) - expected)
     let grow = b.mul_scalar(lse, 2.0 * loss.z_loss)?;
@@ -186,7 +203,7 @@ fn block(
     let d_logits = b.convert(d_logits, dtype)?;
     let d_hidden = b.einsum("tv,vd->td", d_logits, head)?;
     let d_head = b.einsum_into("tv,td->vd", d_logits, hidden, DType::F32, Default::default())?;
-    Ok((sums, d_hidden, d_head))
+    Ok(Block { results, d_hidden, d_head })
 }
 
 /// The logit of each target: `[tokens]`.

@@ -10,6 +10,7 @@ type Built = Result<Value, BuildError>;
 /// The numbers of the configuration.
 pub(super) struct Settings {
     pub decay_exponent: f64,
+    pub decay_offset: u64,
     pub epsilon1: f64,
     pub epsilon2: f64,
     pub clip_threshold: f64,
@@ -23,7 +24,7 @@ pub(super) struct Settings {
 pub(super) struct Adafactor {
     settings: Settings,
     scalars: Scalars,
-    /// `count^-decay_exponent`: the weight of the new squares, 1 at the first step.
+    /// `(count - decay_offset)^-decay_exponent`: the weight of the new squares, 1 at the first step.
     weight: Value,
     /// `1 - weight`.
     keep: Value,
@@ -32,8 +33,15 @@ pub(super) struct Adafactor {
 impl Adafactor {
     pub fn new(b: &mut Builder, settings: Settings, scalars: Scalars) -> Result<Self, BuildError> {
         let exponent = b.scalar(DType::F32, -settings.decay_exponent)?;
-        let weight = b.pow(scalars.count, exponent)?;
         let one = b.scalar(DType::F32, 1.0)?;
+        let count = match settings.decay_offset {
+            0 => scalars.count,
+            offset => {
+                let count = b.add_scalar(scalars.count, -(offset as f64))?;
+                b.max(count, one)?
+            }
+        };
+        let weight = b.pow(count, exponent)?;
         let keep = b.sub(one, weight)?;
         Ok(Self { settings, scalars, weight, keep })
     }

@@ -95,6 +95,30 @@ fn unfactored_adafactor_first_steps_by_sign_then_by_moments() {
 }
 
 #[test]
+fn adafactor_with_an_offset_at_that_step_is_as_without_at_the_first() {
+    let mut late = adafactor(2, None, None);
+    if let OptimizerConfig::Adafactor { decay_offset, .. } = &mut late {
+        *decay_offset = 1000;
+    }
+    let spec = spec(&[2, 3], 0);
+    let step = |config: &OptimizerConfig, step: i32| -> Vec<Vec<f64>> {
+        let graph = program(config, &FLAT, std::slice::from_ref(&spec), DType::F32);
+        let literal = |data: &[f32]| Literal::new([2, 3], data).unwrap();
+        let moments = [Literal::new([2], &[0.02f32, 0.3]), Literal::new([3], &[0.1f32, 0.2, 0.3])];
+        let mut inputs = vec![literal(&P), literal(&G0)];
+        inputs.extend(moments.map(Result::unwrap));
+        inputs.push(Literal::scalar(step));
+        evaluate(&graph, &inputs).unwrap().iter().map(Literal::to_f64).collect()
+    };
+    let early = adafactor(2, None, None);
+    for n in [0, 1, 7] {
+        assert_eq!(step(&late, 1000 + n), step(&early, n), "step {n}");
+    }
+    // Steps before it count as the first.
+    assert_eq!(step(&late, 998), step(&early, 0));
+}
+
+#[test]
 fn factored_adafactor_keeps_means_over_rows_and_columns() {
     let config = adafactor(2, None, None);
     let first = [0.0975919, 0.2036875, 0.2955597, 0.4041073, 0.4960691, 0.6037867];

@@ -92,6 +92,7 @@ impl Rule {
         match *config {
             OptimizerConfig::Adafactor {
                 decay_exponent,
+                decay_offset,
                 epsilon1,
                 epsilon2,
                 clip_threshold,
@@ -103,6 +104,7 @@ impl Rule {
             } => {
                 let settings = adafactor::Settings {
                     decay_exponent,
+                    decay_offset,
                     epsilon1,
                     epsilon2,
                     clip_threshold,

@@ -13,6 +13,10 @@ pub mod names {
     pub const LOSS: &str = "loss";
     /// Value: loss on held-out text, in nats per token; only at steps that evaluate.
     pub const HELD_OUT_LOSS: &str = "held_out_loss";
+    /// Value: pairs of texts in the step's batch, and how many of their inputs and targets were cut to a row.
+    pub const EXAMPLES: &str = "examples";
+    pub const TRUNCATED_INPUTS: &str = "truncated_inputs";
+    pub const TRUNCATED_TARGETS: &str = "truncated_targets";
     /// Value: share of tokens that found no room in their expert, 0 to 1, over all MoE layers.
     pub const DROPPED_SHARE: &str = "dropped_share";
     /// End of the name of a layer vector: share of tokens (or their count) per expert, such as `encoder/block_1/expert_load`.

@@ -16,6 +16,8 @@ pub(super) fn eval_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
             ("cross_entropy_sum", losses.cross_entropy),
             ("correct_sum", losses.correct),
             ("tokens", losses.tokens),
+            ("exact_sum", losses.exact),
+            ("sequences", losses.sequences),
         ];
         outputs.extend(sums.map(|(name, value)| Output::Plain(name.into(), value)));
         let named = LAYER_METRICS.iter().zip(losses.layers);

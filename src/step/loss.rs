@@ -2,7 +2,7 @@
 
 use crate::build::{BuildError, Builder};
 use crate::config::RunConfig;
-use crate::ir::{DType, Value};
+use crate::ir::{DType, Direction, Value};
 use crate::layers::{Context, ParamDef};
 use crate::model::{self, Batch, Forward};
 use crate::moe::Stats;
@@ -20,6 +20,9 @@ pub(super) struct Losses {
     pub correct: Value,
     /// Number of tokens that count.
     pub tokens: Value,
+    /// Number of target sequences, and of those whose tokens are all correct.
+    pub sequences: Value,
+    pub exact: Value,
     /// Each `f32[sparse layers]`, the load `f32[sparse layers, experts]`; empty for a dense model.
     pub layers: Vec<Value>,
 }
@@ -34,15 +37,32 @@ pub(super) fn losses(
 ) -> Result<(Losses, Forward), BuildError> {
     let forward = model::forward(b, cx, defs, batch)?;
     let sums = forward.token_loss(b, cx, config.loss, batch.targets)?;
+    let (sequences, exact) = count_exact(b, forward.weights, sums.hits)?;
     let losses = Losses {
         objective: sums.objective,
         cross_entropy: sums.cross_entropy,
         z_loss: sums.z_loss,
         correct: sums.correct,
         tokens: b.sum_all(forward.weights)?,
+        sequences,
+        exact,
         layers: layer_metrics(b, &forward)?,
     };
     Ok((losses, forward))
+}
+
+/// The number of rows with tokens that count, and of those among them that are hit in every such token.
+fn count_exact(b: &mut Builder, weights: Value, hits: Value) -> Result<(Value, Value), BuildError> {
+    let tokens = b.sum(weights, &[1])?;
+    let hits = b.sum(hits, &[1])?;
+    let filled = b.compare_scalar(Direction::Gt, tokens, 0.0)?;
+    let all = b.compare(Direction::Eq, hits, tokens)?;
+    let exact = b.and(filled, all)?;
+    let mut count = |rows: Value| {
+        let rows = b.convert(rows, DType::F32)?;
+        b.sum_all(rows)
+    };
+    Ok((count(filled)?, count(exact)?))
 }
 
 /// The statistics of all sparse layers, encoder first.

@@ -8,4 +8,4 @@ mod state;
 mod train;
 
 pub use program::{PROGRAMS, Port, Program, Role, build};
-pub use state::{StateTensor, layout};
+pub use state::{StateTensor, is_parameter, layout};

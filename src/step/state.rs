@@ -50,6 +50,11 @@ impl Layout {
     }
 }
 
+/// Whether a tensor of a state is a parameter, by its name; the rest are optimizer slots, step and random key.
+pub fn is_parameter(name: &str) -> bool {
+    !name.starts_with("optimizer/") && name != "step" && name != "key"
+}
+
 /// All tensors of the state, in order.
 pub fn layout(config: &RunConfig) -> Vec<StateTensor> {
     Layout::new(config).tensors()

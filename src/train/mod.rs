@@ -2,12 +2,14 @@
 
 mod evaluate;
 mod generate;
+mod initial;
 mod report;
 mod run;
 mod session;
 
-pub use evaluate::{HeldOutLoss, held_out};
+pub use evaluate::{HeldOutLoss, HeldOutText, held_out};
 pub use generate::{GenerateError, Generator, Sampling};
+pub use initial::{Initial, InitialError, Misfit, check_fit};
 pub use run::{Options, Outcome, TrainError, batch_inputs, train};
 pub use session::{Named, Session, SessionError};
 
@@ -19,7 +21,7 @@ use std::path::PathBuf;
 pub fn data_spec(config: &RunConfig, paths: &[PathBuf], sequences: usize) -> DataSpec {
     DataSpec {
         paths: paths.to_vec(),
-        objective: config.data.objective,
+        objective: config.data.objective.clone(),
         tokenizer: config.data.tokenizer.clone(),
         vocab_size: config.model.vocab_size as u32,
         sequences,

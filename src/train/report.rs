@@ -28,18 +28,18 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// Opens the files of the run; records after step `start` are dropped.
+    /// Opens the files of a run that starts after a step; where it goes on, records of later steps are dropped.
     pub fn start(
         options: &Options,
         session: &Session,
-        start: u64,
+        (start, resumed): (u64, bool),
         unigram_entropy: f64,
     ) -> Result<Self, TrainError> {
         let manifest = &session.artifact().manifest;
         let metrics_path = options.out.join("metrics.jsonl");
-        let metrics = match start {
-            0 => MetricsWriter::create(&metrics_path)?,
-            _ => MetricsWriter::resume(&metrics_path, start)?,
+        let metrics = match resumed {
+            false => MetricsWriter::create(&metrics_path)?,
+            true => MetricsWriter::resume(&metrics_path, start)?,
         };
         let batch = &manifest.config.batch;
         let encoder = if manifest.config.model.num_encoder_layers > 0 { batch.input_length } else { 0 };
@@ -128,6 +128,12 @@ impl Reporter {
         table.row("unigram entropy of the text", nats(Some(self.unigram_entropy)));
         let percent = |x: f64| format!("{:.1} %", 100.0 * x);
         table.row("held-out accuracy", find("held_out_accuracy", true).map_or("-".into(), percent));
+        if let Some(exact) = find("held_out_exact_match", true) {
+            table.row("held-out exact match", percent(exact));
+        }
+        if find(names::EXAMPLES, true).is_some() {
+            table.row("truncated", truncated_text(&records));
+        }
         table.row("tokens/s", format!("{:.0}", self.tokens / self.busy.as_secs_f64().max(1e-9)));
         table.row("time compiling", format!("{:.1} s", session.compile_time().as_secs_f64()));
         table.row("time training", format!("{:.1} s", self.started.elapsed().as_secs_f64()));
@@ -145,6 +151,14 @@ impl Reporter {
         }
         Ok(table.render())
     }
+}
+
+/// How many of all examples were cut.
+fn truncated_text(records: &[Record]) -> String {
+    let sum = |name: &str| records.iter().filter_map(|record| record.value(name)).sum::<f64>();
+    let [examples, inputs, targets] =
+        [names::EXAMPLES, names::TRUNCATED_INPUTS, names::TRUNCATED_TARGETS].map(sum);
+    format!("{inputs} inputs and {targets} targets of {examples} examples")
 }
 
 /// Means over the last tenth of the run.

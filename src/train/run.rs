@@ -1,10 +1,13 @@
 //! The training loop: batches in, metrics and checkpoints out.
 
+use super::evaluate::{self, HeldOutText};
+use super::initial::{self, Initial, InitialError};
 use super::session::{Named, Session, SessionError};
-use super::{data_spec, evaluate, report::Reporter};
+use super::{data_spec, report::Reporter};
 use crate::artifact::Artifact;
-use crate::checkpoint::{self, Checkpoint, CheckpointError, Meta, Saved};
-use crate::data::{Batch, Corpus, DataError, Position};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, Meta, Saved, TensorFile};
+use crate::config::{Objective, RunConfig};
+use crate::data::{Batch, Corpus, DataError, DataSpec, Position};
 use crate::ir::Literal;
 use crate::report::{Record, ReportError, names};
 use crate::runtime::Backend;
@@ -23,6 +26,10 @@ const STEP_PROGRAMS: [&str; 2] = ["train_step", "eval_step"];
 pub struct Options {
     /// Text files and folders.
     pub data: Vec<PathBuf>,
+    /// Text to evaluate on, instead of a share of the data; then all of that is trained on.
+    pub held_out: Vec<PathBuf>,
+    /// First parameters, where they are not random.
+    pub initial: Option<Initial>,
     /// Steps of the whole run, those before a resume included.
     pub steps: u64,
     /// The run's folder.
@@ -60,10 +67,14 @@ pub enum TrainError {
              from it with a lower learning rate"
     )]
     NonFiniteState { step: u64, tensor: String, kept: String },
-    #[error("no text is held out; set `data.held_out` above 0 or give more text")]
+    #[error("no text is held out; set `data.held_out` above 0, give more text, or text of its own")]
     NoHeldOut,
     #[error("the data ended at step {step}")]
     DataEnded { step: u64 },
+    #[error("the first step is {first}, beyond the {steps} steps asked for; ask for more than {first}")]
+    NoSteps { first: u64, steps: u64 },
+    #[error(transparent)]
+    Initial(#[from] InitialError),
     #[error(transparent)]
     Session(#[from] SessionError),
     #[error(transparent)]
@@ -100,20 +111,19 @@ pub fn train(
     stop: &AtomicBool,
 ) -> Result<Outcome, TrainError> {
     let config = artifact.manifest.config.clone();
-    let corpus = Corpus::open(&data_spec(&config, &options.data, config.batch.sequences))?;
+    let (corpus, held_out) = open_data(&config, options)?;
     let checkpoints = options.out.join("checkpoints");
     let resumed = find_start(options, &checkpoints, &artifact)?;
     let mut session = Session::new(backend, artifact);
     session.require(&STEP_PROGRAMS)?;
+    let initial = match (&options.initial, &resumed) {
+        (Some(initial), None) => Some((initial.step, initial::open(&session, &initial.checkpoint)?)),
+        _ => None,
+    };
     keep_artifact(session.artifact(), &options.out.join("artifact"))?;
     let (start, position) = match &resumed {
         Some(checkpoint) => (checkpoint.meta().step, restore(&mut session, checkpoint)?),
-        None => {
-            session.require(&["init"])?;
-            note("compiling init ...");
-            session.init(config.seed)?;
-            (0, corpus.start())
-        }
+        None => (first_state(&mut session, initial, options.steps)?, corpus.start()),
     };
     for program in STEP_PROGRAMS {
         // Compiling cannot be stopped, but what is not needed any more need not be started.
@@ -123,10 +133,41 @@ pub fn train(
         }
     }
     let entropy = corpus.unigram_entropy(ENTROPY_TOKENS)?;
-    let reporter = Reporter::start(options, &session, start, entropy)?;
+    let reporter = Reporter::start(options, &session, (start, resumed.is_some()), entropy)?;
     let saved = resumed.as_ref().map(|checkpoint| (start, as_saved(checkpoint)));
-    let run = Run { session, corpus, options, checkpoints, reporter, position, step: start, saved };
+    let run = Run { session, corpus, held_out, options, checkpoints, reporter, position, step: start, saved };
     run.finish(stop)
+}
+
+/// The text to train on and the text to evaluate on.
+fn open_data(config: &RunConfig, options: &Options) -> Result<(Corpus, HeldOutText), TrainError> {
+    let spec = data_spec(config, &options.data, config.batch.sequences);
+    if options.held_out.is_empty() {
+        let corpus = Corpus::open(&spec)?;
+        return Ok((corpus.clone(), HeldOutText::Share(corpus)));
+    }
+    let corpus = Corpus::open(&DataSpec { held_out: 0.0, ..spec.clone() })?;
+    let whole = Corpus::open(&DataSpec { paths: options.held_out.clone(), held_out: 0.0, ..spec })?;
+    Ok((corpus, HeldOutText::Whole(whole)))
+}
+
+/// Makes the first state, with the parameters and at the step of `initial`; returns the step.
+fn first_state(
+    session: &mut Session,
+    initial: Option<(u64, TensorFile)>,
+    steps: u64,
+) -> Result<u64, TrainError> {
+    session.require(&["init"])?;
+    let first = initial.as_ref().map_or(0, |(step, _)| *step);
+    let step = i32::try_from(first).ok().filter(|_| first < steps);
+    let step = step.ok_or(TrainError::NoSteps { first, steps })?;
+    note("compiling init ...");
+    session.init(session.artifact().manifest.config.seed)?;
+    if let Some((_, file)) = initial {
+        initial::copy(session, &file)?;
+        session.set_state("step", &Literal::scalar(step))?;
+    }
+    Ok(first)
 }
 
 /// Writes the artifact beside the checkpoints, unless it stands there already: a run that is killed while it starts must not
@@ -195,6 +236,7 @@ fn restore(session: &mut Session, checkpoint: &Checkpoint) -> Result<Position, T
 struct Run<'a> {
     session: Session,
     corpus: Corpus,
+    held_out: HeldOutText,
     options: &'a Options,
     checkpoints: PathBuf,
     reporter: Reporter,
@@ -213,9 +255,12 @@ impl Run<'_> {
             let last = self.step == self.options.steps || stop.load(Ordering::SeqCst);
             if last || self.step.is_multiple_of(self.options.eval_every.max(1)) {
                 let batches = self.options.eval_batches;
-                let loss = evaluate::held_out(&mut self.session, &self.corpus, batches)?;
+                let loss = evaluate::held_out(&mut self.session, &self.held_out, batches)?;
                 record.push(names::HELD_OUT_LOSS, loss.cross_entropy);
                 record.push("held_out_accuracy", loss.accuracy);
+                if self.has_pairs() {
+                    record.push("held_out_exact_match", loss.exact_match);
+                }
             }
             self.reporter.record(&record)?;
             if !last && self.step.is_multiple_of(self.options.checkpoint_every.max(1)) {
@@ -241,12 +286,18 @@ impl Run<'_> {
     fn step(&mut self, batch: Batch) -> Result<Record, TrainError> {
         let start = Instant::now();
         let position = batch.position.clone();
+        let (examples, truncated) = (batch.num_examples, batch.truncated);
         let outputs = self.session.run("train_step", batch_inputs(batch)?)?;
         self.step += 1;
         if let Some(position) = position {
             self.position = position;
         }
-        let record = self.reporter.step_record(self.step, &outputs, start.elapsed());
+        let mut record = self.reporter.step_record(self.step, &outputs, start.elapsed());
+        if self.has_pairs() {
+            record.push(names::EXAMPLES, examples as f64);
+            record.push(names::TRUNCATED_INPUTS, truncated.inputs as f64);
+            record.push(names::TRUNCATED_TARGETS, truncated.targets as f64);
+        }
         for (what, name) in [("loss", names::LOSS), ("gradient norm", "grad_norm")] {
             let value = record.value(name).unwrap_or(f64::NAN);
             if !value.is_finite() {
@@ -256,6 +307,12 @@ impl Run<'_> {
             }
         }
         Ok(record)
+    }
+
+    /// Whether examples are sequences of any length, each a target of its own.
+    fn has_pairs(&self) -> bool {
+        let objective = &self.session.artifact().manifest.config.data.objective;
+        matches!(objective, Objective::TextToText { .. })
     }
 
     /// What is left of a run that diverged.
