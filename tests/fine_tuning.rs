@@ -78,7 +78,7 @@ fn a_run_starts_from_the_parameters_of_another_and_goes_on_bit_for_bit() {
 #[test]
 fn parameters_that_do_not_fit_are_all_listed() {
     let (workspace, _) = trained();
-    write_pairs(workspace, "other.jsonl", 20);
+    write_pairs(workspace, "other.jsonl", 60);
     let common = ["train", "spans.json", "--data", "other.jsonl", "--out", "refused", "--init-from", "run"];
     let more = ["--steps", "1", "--set", "model.feed_forward=gated_gelu", "--set", "model.moe.num_experts=0"];
     let message = workspace.fail(&[&common[..], &PAIRS, &more].concat());
