@@ -263,7 +263,8 @@ impl Inner {
         Ok(match self.content(segment)? {
             Content::Tokens(tokens) => tokens,
             Content::Pairs(pairs) => {
-                let ended = |(_, target): (Vec<u32>, Vec<u32>)| target.into_iter().chain([self.tokenizer.eos()]);
+                let ended =
+                    |(_, target): (Vec<u32>, Vec<u32>)| target.into_iter().chain([self.tokenizer.eos()]);
                 pairs.into_iter().flat_map(ended).collect()
             }
         })

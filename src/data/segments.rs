@@ -77,8 +77,8 @@ impl Segments {
             Format::Text => self.read_text(file, start, &mut document),
             Format::JsonLines => self.read_lines(file, start, |line, at| {
                 let expected = || "a JSON object with a string field \"text\"".to_owned();
-                let record: TextRecord =
-                    serde_json::from_slice(line).map_err(|source| json_error(file, at, expected(), source))?;
+                let record: TextRecord = serde_json::from_slice(line)
+                    .map_err(|source| json_error(file, at, expected(), source))?;
                 if record.text.is_empty() { Ok(()) } else { document(&record.text) }
             }),
         }

@@ -1,9 +1,9 @@
 //! The endless stream of the training text, cut into examples and windows of them.
 
+use super::corpus::Content;
 use super::corpus::Inner;
 use super::error::DataError;
 use super::example::Raw;
-use super::corpus::Content;
 use super::position::Cursor;
 use super::random::Permutation;
 use std::sync::Arc;

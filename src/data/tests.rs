@@ -340,7 +340,8 @@ fn pairs(path: &Path) -> DataSpec {
 fn pairs_fill_a_row_each_end_in_eos_and_are_cut_in_front_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.jsonl");
-    fs::write(&path, "{\"input\": \"ab\", \"target\": \"c\"}\n{\"input\": \"abcd\", \"target\": \"\"}\n").unwrap();
+    fs::write(&path, "{\"input\": \"ab\", \"target\": \"c\"}\n{\"input\": \"abcd\", \"target\": \"\"}\n")
+        .unwrap();
     let spec = DataSpec { input_length: 4, target_length: 2, shuffle_examples: 1, ..pairs(&path) };
     let corpus = Corpus::open(&DataSpec { sequences: 2, ..spec }).unwrap();
     let batch = take(&corpus, &corpus.start(), 1).pop().unwrap();
@@ -363,7 +364,11 @@ fn pairs_follow_a_restored_position_exactly() {
             let stored = serde_json::to_string(&batches[n - 1].position).unwrap();
             let position: Position = serde_json::from_str(&stored).unwrap();
             let corpus = Corpus::open(&spec).unwrap();
-            assert_eq!(take(&corpus, &position, 8), batches[n..n + 8], "window {shuffle_examples}, batch {n}");
+            assert_eq!(
+                take(&corpus, &position, 8),
+                batches[n..n + 8],
+                "window {shuffle_examples}, batch {n}"
+            );
         }
     }
 }
