@@ -14,11 +14,13 @@ pub struct BatchConfig {
     pub target_length: usize,
     /// Microbatches per step, one after the other; divides `sequences`.
     pub accumulation: usize,
+    /// Whether rows hold several examples, which do not see one another.
+    pub packing: bool,
 }
 
 impl Default for BatchConfig {
     fn default() -> Self {
-        Self { sequences: 16, input_length: 128, target_length: 0, accumulation: 1 }
+        Self { sequences: 16, input_length: 128, target_length: 0, accumulation: 1, packing: false }
     }
 }
 

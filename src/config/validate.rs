@@ -236,6 +236,9 @@ fn data(data: &DataConfig) -> Checked {
 
 /// The objective fits the architecture and the lengths of rows.
 fn objective(config: &RunConfig) -> Checked {
+    let varied = matches!(config.data.objective, Objective::TextToText { .. });
+    let expected = "false: only examples of text_to_text can be shorter than a row";
+    require(varied || !config.batch.packing, "batch.packing", config.batch.packing, expected, false)?;
     match (&config.data.objective, config.model.architecture) {
         (Objective::Causal, Architecture::DecoderOnly) => {
             let BatchConfig { input_length, target_length, .. } = config.batch;

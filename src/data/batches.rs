@@ -25,12 +25,23 @@ pub struct Batch {
     pub inputs: Option<Array2<i32>>,
     /// `s32[sequences, target_length]`.
     pub targets: Array2<i32>,
-    /// Rows that hold an example; the rest, in the last held-out batch only, is pad.
+    /// Which example of its row each place belongs to, where rows hold several.
+    pub segments: Option<Segments>,
+    /// One per row, or more where rows hold several. Rows without any, in the last held-out batch only, are pad.
     pub num_examples: usize,
     /// Of those examples; only pairs have any length.
     pub truncated: Truncated,
     /// The position after this batch, to be stored once the step on it is done; `None` for held-out batches.
     pub position: Option<Position>,
+}
+
+/// Numbers of examples, from 1 in each row; 0 is pad. Both sides of an example have the same number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segments {
+    /// `s32[sequences, input_length]`; `None` if the objective has targets only.
+    pub inputs: Option<Array2<i32>>,
+    /// `s32[sequences, target_length]`.
+    pub targets: Array2<i32>,
 }
 
 /// The endless training batches from a [`Position`] on.
@@ -148,6 +159,9 @@ impl Assembler {
         for (place, index) in order.into_iter().enumerate().skip(skip) {
             let noise = rng(seed, Purpose::Noise, window.number, index as u64);
             let example = self.corpus.shape.example(&window.examples[index], noise, &self.corpus.tokenizer);
+            if !self.rows.accepts(&example) && !self.send(window, place) {
+                return Ok(false);
+            }
             self.rows.push(example);
             if self.rows.is_full() && !self.send(window, place + 1) {
                 return Ok(false);

@@ -277,7 +277,7 @@ impl Inner {
 
 /// Digest of all settings that decide the examples and their order; the number of sequences does not.
 fn settings_digest(spec: &DataSpec, tokenizer: &Tokenizer, shape: &ExampleShape) -> String {
-    let settings = serde_json::json!([
+    let mut settings = serde_json::json!([
         STREAM_VERSION,
         spec.objective,
         tokenizer.fingerprint(),
@@ -288,6 +288,9 @@ fn settings_digest(spec: &DataSpec, tokenizer: &Tokenizer, shape: &ExampleShape)
         spec.held_out,
         spec.seed
     ]);
+    if let (true, Some(settings)) = (shape.packing, settings.as_array_mut()) {
+        settings.push("packing".into());
+    }
     hex(&Sha256::digest(settings.to_string())[..16])
 }
 

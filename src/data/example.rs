@@ -16,6 +16,8 @@ pub(super) struct ExampleShape {
     /// `None` for an objective with targets only.
     pub(super) input_length: Option<usize>,
     pub(super) target_length: usize,
+    /// Whether a row holds several examples.
+    pub(super) packing: bool,
 }
 
 /// What an example is made of, as it is read.
@@ -53,11 +55,11 @@ impl std::ops::AddAssign for Truncated {
 impl ExampleShape {
     /// Errors: lengths, noise or sentinels that do not go together.
     pub(super) fn new(spec: &DataSpec, tokenizer: &Tokenizer) -> Result<Self, DataError> {
-        let (input_length, target_length) = (spec.input_length, spec.target_length);
+        let (input_length, target_length, packing) = (spec.input_length, spec.target_length, spec.packing);
         let objective = spec.objective.clone();
         match objective {
             Objective::Causal => {
-                Ok(Self { objective, raw_tokens: target_length, input_length: None, target_length })
+                Ok(Self { objective, raw_tokens: target_length, input_length: None, target_length, packing })
             }
             Objective::TextToText { .. } => {
                 for (name, length) in [("input_length", input_length), ("target_length", target_length)] {
@@ -66,7 +68,7 @@ impl ExampleShape {
                     }
                 }
                 let input_length = Some(input_length);
-                Ok(Self { objective, raw_tokens: target_length, input_length, target_length })
+                Ok(Self { objective, raw_tokens: target_length, input_length, target_length, packing })
             }
             Objective::SpanCorruption { noise_density, mean_span_length } => {
                 let lengths = span::lengths(input_length, noise_density, mean_span_length)?;
@@ -80,7 +82,7 @@ impl ExampleShape {
                     return Err(DataError::TooFewSentinels { tokens: lengths.tokens, needed, found });
                 }
                 let (raw_tokens, input_length) = (lengths.tokens, Some(input_length));
-                Ok(Self { objective, raw_tokens, input_length, target_length })
+                Ok(Self { objective, raw_tokens, input_length, target_length, packing })
             }
         }
     }

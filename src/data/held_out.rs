@@ -3,7 +3,7 @@
 use super::batches::Batch;
 use super::corpus::{Content, Inner};
 use super::error::DataError;
-use super::example::Raw;
+use super::example::{Example, Raw};
 use super::random::{Purpose, rng};
 use super::rows::Rows;
 use std::collections::VecDeque;
@@ -21,6 +21,8 @@ pub struct HeldOut {
     // Not yet in an example.
     tokens: Vec<u32>,
     pairs: VecDeque<(Vec<u32>, Vec<u32>)>,
+    /// The first of the next batch.
+    waiting: Option<Example>,
 }
 
 impl HeldOut {
@@ -28,7 +30,7 @@ impl HeldOut {
     pub(super) fn new(corpus: Arc<Inner>, sequences: usize, num_segments: u64) -> Self {
         let rows = Rows::new(&corpus.shape, sequences);
         let (tokens, pairs) = (vec![], VecDeque::new());
-        Self { corpus, rows, num_segments, next_segment: 0, next_example: 0, tokens, pairs }
+        Self { corpus, rows, num_segments, next_segment: 0, next_example: 0, tokens, pairs, waiting: None }
     }
 
     /// The next pair, or the next stretch of tokens: a shorter one at the end.
@@ -53,12 +55,23 @@ impl HeldOut {
         Ok(Some(Raw::Stretch(std::mem::replace(&mut self.tokens, rest))))
     }
 
+    fn example(&mut self) -> Result<Option<Example>, DataError> {
+        if self.waiting.is_some() {
+            return Ok(self.waiting.take());
+        }
+        let Some(raw) = self.raw()? else { return Ok(None) };
+        let noise = rng(0, Purpose::HeldOutNoise, self.next_example, 0);
+        self.next_example += 1;
+        Ok(Some(self.corpus.shape.example(&raw, noise, &self.corpus.tokenizer)))
+    }
+
     fn batch(&mut self) -> Result<Option<Batch>, DataError> {
-        while !self.rows.is_full() {
-            let Some(raw) = self.raw()? else { break };
-            let noise = rng(0, Purpose::HeldOutNoise, self.next_example, 0);
-            self.rows.push(self.corpus.shape.example(&raw, noise, &self.corpus.tokenizer));
-            self.next_example += 1;
+        while let Some(example) = self.example()? {
+            if !self.rows.accepts(&example) {
+                self.waiting = Some(example);
+                break;
+            }
+            self.rows.push(example);
         }
         Ok((!self.rows.is_empty()).then(|| self.rows.take()))
     }

@@ -24,7 +24,7 @@ mod stream;
 mod tests;
 mod tokenizer;
 
-pub use batches::{Batch, Batches};
+pub use batches::{Batch, Batches, Segments};
 pub use corpus::{Corpus, CorpusSummary};
 pub use error::DataError;
 pub use example::Truncated;

@@ -20,6 +20,8 @@ pub struct DataSpec {
     /// Tokens per row of the targets; for span corruption at least what
     /// [`span_corruption_lengths`](crate::config::span_corruption_lengths) gives for `input_length`, padded beyond it.
     pub target_length: usize,
+    /// Whether a row holds several examples, where they fit.
+    pub packing: bool,
     /// Consecutive examples that are shuffled together.
     pub shuffle_examples: usize,
     /// Share of the text, in [0, 1), that is kept from training; 0 keeps none.

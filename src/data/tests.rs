@@ -16,6 +16,7 @@ fn spec(path: &Path) -> DataSpec {
         sequences: 3,
         input_length: 64,
         target_length: 14,
+        packing: false,
         shuffle_examples: 10,
         held_out: 0.1,
         seed: 7,
@@ -384,4 +385,57 @@ fn a_whole_file_of_pairs_is_read_once() {
     batches.iter().for_each(|b| truncated += b.truncated);
     assert_eq!(truncated, Truncated { inputs: 0, targets: 5 });
     assert_eq!(corpus.held_out(3).count(), 0);
+}
+
+#[test]
+fn examples_are_packed_into_the_first_row_with_room_and_numbered() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    let line = |input: &str, target: &str| format!("{{\"input\": \"{input}\", \"target\": \"{target}\"}}\n");
+    // With the end: 3 + 2, 4 + 2, 2 + 2 of 6 + 4. The third joins the first; a fourth has no room.
+    let lines = [line("ab", "x"), line("abc", "y"), line("c", "z"), line("abcde", "")];
+    fs::write(&path, lines.concat()).unwrap();
+    let spec =
+        DataSpec { input_length: 6, target_length: 4, packing: true, shuffle_examples: 1, ..pairs(&path) };
+    let corpus = Corpus::open(&DataSpec { sequences: 2, ..spec }).unwrap();
+    let batches = take(&corpus, &corpus.start(), 2);
+    let first = &batches[0];
+    assert_eq!(first.inputs, Some(ndarray::array![[100, 101, 1, 102, 1, 0], [100, 101, 102, 1, 0, 0]]));
+    assert_eq!(first.targets, ndarray::array![[123, 1, 125, 1], [124, 1, 0, 0]]);
+    let segments = first.segments.as_ref().unwrap();
+    assert_eq!(segments.inputs, Some(ndarray::array![[1, 1, 1, 2, 2, 0], [1, 1, 1, 1, 0, 0]]));
+    assert_eq!(segments.targets, ndarray::array![[1, 1, 2, 2], [1, 1, 0, 0]]);
+    assert_eq!((first.num_examples, first.position.as_ref().unwrap().examples()), (3, 3));
+    // The next begins with the one that had no room, alone in its row, and ends where the next epoch's second has none.
+    let inputs = batches[1].inputs.as_ref().unwrap();
+    assert_eq!(inputs.row(0).to_vec(), [100, 101, 102, 103, 104, 1]);
+    assert_eq!(inputs.row(1).to_vec(), [100, 101, 1, 0, 0, 0]);
+}
+
+#[test]
+fn packed_batches_follow_a_restored_position_exactly_and_lose_no_example() {
+    let folder = pairs_folder();
+    for shuffle_examples in [1, 7, 1000] {
+        let spec = DataSpec {
+            shuffle_examples,
+            packing: true,
+            input_length: 40,
+            target_length: 15,
+            ..pairs(folder.path())
+        };
+        let corpus = Corpus::open(&spec).unwrap();
+        let batches = take(&corpus, &corpus.start(), 30);
+        assert!(batches.iter().any(|batch| batch.num_examples > 3), "rows hold several");
+        for n in [1, 2, 5, 9, 14, 20] {
+            let position = batches[n - 1].position.clone().unwrap();
+            assert_eq!(
+                take(&corpus, &position, 8),
+                batches[n..n + 8],
+                "window {shuffle_examples}, batch {n}"
+            );
+        }
+    }
+    let spec = DataSpec { packing: true, input_length: 40, target_length: 15, ..pairs(folder.path()) };
+    let corpus = Corpus::open(&spec).unwrap();
+    assert_eq!(corpus.whole(3).map(|batch| batch.unwrap().num_examples).sum::<usize>(), 40);
 }

@@ -23,7 +23,7 @@ pub struct Inputs {
     pub keys: Value,
     /// `f32[heads, queries, keys]`, added to the scores: position bias and causal mask.
     pub bias: Option<Value>,
-    /// `f32[batch, keys]`, added to the scores: 0 for real keys, very negative for padding.
+    /// `f32[batch, keys]` or `f32[batch, queries, keys]`, added to the scores: 0 for keys that are seen, else very negative.
     pub key_mask: Option<Value>,
 }
 
@@ -43,7 +43,8 @@ pub fn attend(b: &mut Builder, cx: &Context, inputs: Inputs) -> Result<Value, Bu
     };
     let scores = match inputs.key_mask {
         Some(mask) => {
-            let mask = b.broadcast_in_dim(mask, &shape, &[0, 3])?;
+            let axes: &[usize] = if b.ty(mask).rank() == 2 { &[0, 3] } else { &[0, 2, 3] };
+            let mask = b.broadcast_in_dim(mask, &shape, axes)?;
             b.add(scores, mask)?
         }
         None => scores,
@@ -112,4 +113,23 @@ fn hide_unless(b: &mut Builder, seen: Value) -> Result<Value, BuildError> {
 pub fn hide_padding(b: &mut Builder, real: Value) -> Result<Value, BuildError> {
     let seen = b.compare_scalar(Direction::Gt, real, 0.0)?;
     hide_unless(b, seen)
+}
+
+/// `f32[batch, queries, keys]`: 0 where query and key are of the same example of a packed row, else very negative.
+///
+/// `queries s32[batch, queries]` and `keys s32[batch, keys]` number the examples of a row from 1; 0 is padding.
+pub fn hide_others(b: &mut Builder, queries: Value, keys: Value) -> Result<Value, BuildError> {
+    let seen = same_example(b, queries, keys)?;
+    hide_unless(b, seen)
+}
+
+/// `pred[batch, n, m]`: whether the numbers `s32[batch, n]` and `s32[batch, m]` are of the same example, not of padding.
+pub fn same_example(b: &mut Builder, n: Value, m: Value) -> Result<Value, BuildError> {
+    let shape = [b.shape(n)[0], b.shape(n)[1], b.shape(m)[1]];
+    let real = b.compare_scalar(Direction::Gt, n, 0.0)?;
+    let real = b.broadcast_in_dim(real, &shape, &[0, 1])?;
+    let n = b.broadcast_in_dim(n, &shape, &[0, 1])?;
+    let m = b.broadcast_in_dim(m, &shape, &[0, 2])?;
+    let same = b.compare(Direction::Eq, n, m)?;
+    b.and(same, real)
 }

@@ -2,7 +2,7 @@
 
 use super::{Context, Init, Params};
 use crate::build::{BuildError, Builder};
-use crate::ir::Value;
+use crate::ir::{Direction, Value};
 
 pub fn declare(params: &mut Params, vocab_size: usize, d_model: usize) {
     params.add("embedding", &[vocab_size, d_model], Init::TruncatedNormal(1.0));
@@ -16,7 +16,16 @@ pub fn embed(b: &mut Builder, cx: &Context, tokens: Value) -> Result<Value, Buil
 }
 
 /// The decoder's input: `s32[batch, length]` shifted right by one behind the start token 0.
-pub fn shift_right(b: &mut Builder, tokens: Value) -> Result<Value, BuildError> {
-    let zero = b.scalar(crate::ir::DType::S32, 0.0)?;
-    b.pad(tokens, zero, &[0, 1], &[0, -1], &[0, 0])
+///
+/// Where a row holds several examples, numbered by `segments s32[batch, length]`, each of them begins with the start token.
+pub fn shift_right(b: &mut Builder, tokens: Value, segments: Option<Value>) -> Result<Value, BuildError> {
+    let shift = |b: &mut Builder, x: Value| {
+        let zero = b.scalar(crate::ir::DType::S32, 0.0)?;
+        b.pad(x, zero, &[0, 1], &[0, -1], &[0, 0])
+    };
+    let shifted = shift(b, tokens)?;
+    let Some(segments) = segments else { return Ok(shifted) };
+    let before = shift(b, segments)?;
+    let inside = b.compare(Direction::Eq, before, segments)?;
+    b.mask(inside, shifted, 0.0)
 }

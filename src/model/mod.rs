@@ -4,4 +4,4 @@ mod stack;
 mod transformer;
 
 pub use stack::Side;
-pub use transformer::{Batch, Forward, declare, forward, sparse_layers};
+pub use transformer::{Batch, Forward, Segments, declare, forward, sparse_layers};

@@ -95,8 +95,19 @@ pub struct Inputs {
     pub x: Value,
     /// `f32[batch, length]`: 1 for tokens, 0 for padding.
     pub real: Value,
-    /// The encoder's output `[batch, keys, d_model]` and its `real f32[batch, keys]`.
-    pub memory: Option<(Value, Value)>,
+    /// `s32[batch, length]`: the examples of each row, where rows hold several.
+    pub segments: Option<Value>,
+    pub memory: Option<Memory>,
+}
+
+/// The encoder's output.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// `[batch, keys, d_model]`.
+    pub states: Value,
+    /// As in [`Inputs`], of the keys.
+    pub real: Value,
+    pub segments: Option<Value>,
 }
 
 /// Runs the stack; the statistics have a leading axis of sparse layers.
@@ -130,11 +141,10 @@ fn blocks(
     xs.push(b.iota(TensorType::new(DType::U32, [repeats]), 0)?);
 
     let mut consts = vec![cx.key, self_bias(b, cx, side, inputs)?, inputs.real];
-    let padding = attention::hide_padding(b, inputs.real)?;
-    consts.push(padding);
-    if let Some((memory, real)) = inputs.memory {
-        consts.push(memory);
-        consts.push(attention::hide_padding(b, real)?);
+    consts.push(hidden_keys(b, inputs.segments, (inputs.real, inputs.segments))?);
+    if let Some(Memory { states, real, segments }) = inputs.memory {
+        consts.push(states);
+        consts.push(hidden_keys(b, inputs.segments, (real, segments))?);
     }
     let scan = ScanInputs {
         consts: &consts,
@@ -240,6 +250,18 @@ fn residual<T>(
         let y = dropout::dropout(b, cx, "output", cx.config.dropout, y)?;
         Ok((b.add(x, y)?, extra))
     })
+}
+
+/// Hides keys that are padding, or, where rows hold several examples, of another example than the query.
+fn hidden_keys(
+    b: &mut Builder,
+    queries: Option<Value>,
+    (real, keys): (Value, Option<Value>),
+) -> Result<Value, BuildError> {
+    match queries.zip(keys) {
+        Some((queries, keys)) => attention::hide_others(b, queries, keys),
+        None => attention::hide_padding(b, real),
+    }
 }
 
 /// Position bias, with the causal mask in the decoder: `f32[heads, length, length]`.

@@ -1,6 +1,6 @@
 //! The encoder-decoder (T5, Switch) and the decoder alone.
 
-use super::stack::{self, Side};
+use super::stack::{self, Memory, Side};
 use crate::build::{BuildError, Builder};
 use crate::config::{Architecture, LossConfig, ModelConfig};
 use crate::ir::{DType, Direction, Value};
@@ -18,8 +18,41 @@ pub struct Batch {
     pub inputs: Option<Value>,
     /// `s32[batch, target_length]`.
     pub targets: Value,
+    /// Which example of its row each place belongs to, where rows hold several.
+    pub segments: Option<Segments>,
     /// `f32[batch, target_length]`: 1 where the decoder runs on a token; by default where the target is not padding.
     pub real_targets: Option<Value>,
+}
+
+/// Numbers of the examples of a row, from 1; 0 is padding. Both sides of an example have the same number.
+#[derive(Clone, Copy, Debug)]
+pub struct Segments {
+    /// `s32[batch, input_length]`; none for a decoder alone.
+    pub inputs: Option<Value>,
+    /// `s32[batch, target_length]`.
+    pub targets: Value,
+}
+
+impl Batch {
+    /// All that comes from the data.
+    pub fn values(&self) -> Vec<Value> {
+        let segments = self.segments.map(|s| [Some(s.targets), s.inputs]);
+        let all = [Some(self.targets), self.inputs].into_iter().chain(segments.into_iter().flatten());
+        all.flatten().collect()
+    }
+
+    /// The same with other values, in the order of [`Batch::values`].
+    pub fn with(&self, values: &[Value]) -> Self {
+        let mut next = values.iter().copied();
+        let mut take = |old: Value| next.next().unwrap_or(old);
+        let targets = take(self.targets);
+        let inputs = self.inputs.map(&mut take);
+        let segments = self.segments.map(|s| {
+            let targets = take(s.targets);
+            Segments { targets, inputs: s.inputs.map(&mut take) }
+        });
+        Self { inputs, targets, segments, ..*self }
+    }
 }
 
 /// What the network makes of a batch.
@@ -33,6 +66,8 @@ pub struct Forward {
     pub stats: Vec<(Side, Stats)>,
     /// `f32[batch, target_length]`: 1 where the target counts.
     pub weights: Value,
+    /// `s32[batch, target_length]`: the examples of each row, where rows hold several.
+    pub segments: Option<Value>,
 }
 
 /// All parameters, in the order of the state.
@@ -63,23 +98,26 @@ pub fn forward(
         Some(real) => real,
         None => real(b, batch.targets)?,
     };
-    let decoder_inputs = embedding::shift_right(b, batch.targets)?;
+    let target_segments = batch.segments.map(|segments| segments.targets);
+    let decoder_inputs = embedding::shift_right(b, batch.targets, target_segments)?;
     let (memory_x, x) = embed_all(b, cx, batch.inputs, decoder_inputs)?;
     let mut stats = vec![];
     let memory = match (batch.inputs, memory_x) {
         (Some(tokens), Some(x)) => {
             let real = real(b, tokens)?;
-            let inputs = stack::Inputs { x, real, memory: None };
+            let segments = batch.segments.and_then(|segments| segments.inputs);
+            let inputs = stack::Inputs { x, real, segments, memory: None };
             let (memory, found) = stack::apply(b, cx, Side::Encoder, defs, inputs)?;
             stats.extend(found.map(|s| (Side::Encoder, s)));
-            Some((memory, real))
+            Some(Memory { states: memory, real, segments })
         }
         _ => None,
     };
-    let inputs = stack::Inputs { x, real: weights, memory };
+    let inputs = stack::Inputs { x, real: weights, segments: target_segments, memory };
     let (hidden, found) = stack::apply(b, cx, Side::Decoder, defs, inputs)?;
     stats.extend(found.map(|s| (Side::Decoder, s)));
-    Ok(Forward { hidden, memory: memory.map(|m| m.0), stats, weights })
+    let memory = memory.map(|memory| memory.states);
+    Ok(Forward { hidden, memory, stats, weights, segments: target_segments })
 }
 
 /// Embeds both sides by one lookup, whose derivative is then one pass over the table.
@@ -117,7 +155,8 @@ impl Forward {
         loss: LossConfig,
         targets: Value,
     ) -> Result<TokenLoss, BuildError> {
-        b.scoped("vocabulary", |b| vocabulary::token_loss(b, cx, loss, (self.hidden, targets, self.weights)))
+        let operands = (self.hidden, targets, self.weights);
+        b.scoped("vocabulary", |b| vocabulary::token_loss(b, cx, loss, operands))
     }
 
     /// Logits `f32[batch, target_length, vocabulary]`.

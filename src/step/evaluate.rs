@@ -9,7 +9,8 @@ use crate::model::{self, Batch};
 
 /// Parameters and batch -> sums over the batch's tokens (so that batches add up) and per-layer statistics.
 pub(super) fn eval_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
-    with_network(a, |b, cx, a, batch| {
+    let packing = a.config.batch.packing;
+    with_network(a, packing, |b, cx, a, batch| {
         let (losses, _) = loss::losses(b, a.config, cx, a.params, batch)?;
         let mut outputs = vec![];
         let sums = [
@@ -28,7 +29,8 @@ pub(super) fn eval_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
 
 /// Parameters and batch -> logits, losses, router decisions, statistics.
 pub(super) fn forward(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
-    with_network(a, |b, cx, a, batch| {
+    let packing = a.config.batch.packing;
+    with_network(a, packing, |b, cx, a, batch| {
         let (losses, forward) = loss::losses(b, a.config, cx, a.params, batch)?;
         let logits = forward.logits(b, cx)?;
         let cross_entropy = per_token(b, losses.cross_entropy, losses.tokens)?;
@@ -59,7 +61,7 @@ pub(super) fn forward(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
 /// Parameters, tokens so far and a position `s32[]` -> logits `f32[batch, vocabulary]` of the target at that position.
 pub(super) fn next_token(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     let position = a.input("position", TensorType::scalar(DType::S32), Role::Input)?;
-    with_network(a, |b, cx, a, batch| {
+    with_network(a, false, |b, cx, a, batch| {
         // The target at the position is not known yet, but the decoder runs there.
         let ty = b.ty(batch.targets).clone();
         let index = b.iota(ty, 1)?;
@@ -88,11 +90,12 @@ struct Known<'a> {
 /// Runs `body` with the network's surroundings in evaluation.
 fn with_network(
     a: &mut Assembly,
+    packing: bool,
     body: impl FnOnce(&mut Builder, &Context, Known, Batch) -> Result<Vec<Output>, BuildError>,
 ) -> Result<Vec<Output>, BuildError> {
     let values: Vec<Value> = a.params()?;
     let weights = a.weights(&values);
-    let batch = a.batch(a.config.batch.sequences_per_microbatch())?;
+    let batch = a.batch(a.config.batch.sequences_per_microbatch(), packing)?;
     // Evaluation draws no random numbers.
     let key = a.b.zeros(&TensorType::new(DType::U32, [2]))?;
     let cx = Context { config: &a.config.model, phase: Phase::Eval, weights: &weights, key };

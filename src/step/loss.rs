@@ -3,7 +3,7 @@
 use crate::build::{BuildError, Builder};
 use crate::config::RunConfig;
 use crate::ir::{DType, Direction, Value};
-use crate::layers::{Context, ParamDef};
+use crate::layers::{Context, ParamDef, attention, embedding};
 use crate::model::{self, Batch, Forward};
 use crate::moe::Stats;
 
@@ -37,7 +37,7 @@ pub(super) fn losses(
 ) -> Result<(Losses, Forward), BuildError> {
     let forward = model::forward(b, cx, defs, batch)?;
     let sums = forward.token_loss(b, cx, config.loss, batch.targets)?;
-    let (sequences, exact) = count_exact(b, forward.weights, sums.hits)?;
+    let (sequences, exact) = count_exact(b, &forward, sums.hits)?;
     let losses = Losses {
         objective: sums.objective,
         cross_entropy: sums.cross_entropy,
@@ -51,10 +51,23 @@ pub(super) fn losses(
     Ok((losses, forward))
 }
 
-/// The number of rows with tokens that count, and of those among them that are hit in every such token.
-fn count_exact(b: &mut Builder, weights: Value, hits: Value) -> Result<(Value, Value), BuildError> {
-    let tokens = b.sum(weights, &[1])?;
-    let hits = b.sum(hits, &[1])?;
+/// The number of target sequences with tokens that count, and of those among them that are hit in every such token.
+fn count_exact(b: &mut Builder, forward: &Forward, hits: Value) -> Result<(Value, Value), BuildError> {
+    let (tokens, hits) = match forward.segments {
+        None => (b.sum(forward.weights, &[1])?, b.sum(hits, &[1])?),
+        Some(segments) => {
+            let same = attention::same_example(b, segments, segments)?;
+            let same = b.convert(same, DType::F32)?;
+            // Each example is counted at its first token.
+            let before = embedding::shift_right(b, segments, None)?;
+            let first = b.compare(Direction::Ne, before, segments)?;
+            let sum = |b: &mut Builder, x: Value| {
+                let all = b.einsum("bij,bj->bi", same, x)?;
+                b.mask(first, all, 0.0)
+            };
+            (sum(b, forward.weights)?, sum(b, hits)?)
+        }
+    };
     let filled = b.compare_scalar(Direction::Gt, tokens, 0.0)?;
     let all = b.compare(Direction::Eq, hits, tokens)?;
     let exact = b.and(filled, all)?;

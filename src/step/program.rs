@@ -5,7 +5,7 @@ use crate::build::{BuildError, Builder};
 use crate::config::{Architecture, RunConfig};
 use crate::ir::{DType, Graph, TensorType, Value};
 use crate::layers::Weights;
-use crate::model::Batch;
+use crate::model::{Batch, Segments};
 use serde::{Deserialize, Serialize};
 
 /// The names of all programs.
@@ -94,8 +94,8 @@ impl Assembly<'_> {
         Weights::new(self.layout.params.iter().map(|def| def.name.clone()).zip(values.iter().copied()))
     }
 
-    /// The token inputs for `sequences` rows.
-    pub fn batch(&mut self, sequences: usize) -> Result<Batch, BuildError> {
+    /// The token inputs for `sequences` rows, with the numbers of their examples where rows hold several.
+    pub fn batch(&mut self, sequences: usize, packing: bool) -> Result<Batch, BuildError> {
         let sizes = &self.config.batch;
         let tokens = |length: usize| TensorType::new(DType::S32, [sequences, length]);
         let (inputs, targets) = (tokens(sizes.input_length), tokens(sizes.target_length));
@@ -103,7 +103,20 @@ impl Assembly<'_> {
             Architecture::EncoderDecoder => Some(self.input("inputs", inputs, Role::Input)?),
             Architecture::DecoderOnly => None,
         };
-        Ok(Batch { inputs, targets: self.input("targets", targets, Role::Input)?, real_targets: None })
+        let targets = self.input("targets", targets, Role::Input)?;
+        let segments = match packing {
+            true => Some(Segments {
+                inputs: inputs.map(|x| self.input_like("input_segments", x)).transpose()?,
+                targets: self.input_like("target_segments", targets)?,
+            }),
+            false => None,
+        };
+        Ok(Batch { inputs, targets, segments, real_targets: None })
+    }
+
+    fn input_like(&mut self, name: &str, x: Value) -> Result<Value, BuildError> {
+        let ty = self.b.ty(x).clone();
+        self.input(name, ty, Role::Input)
     }
 
     fn finish(self, name: &'static str, outputs: Vec<Output>) -> Program {

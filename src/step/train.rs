@@ -21,7 +21,7 @@ pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
         .collect::<Result<_, _>>()?;
     let step = a.input("step", TensorType::scalar(DType::S32), Role::State)?;
     let key = a.input("key", TensorType::new(DType::U32, [2]), Role::State)?;
-    let batch = a.batch(a.config.batch.sequences)?;
+    let batch = a.batch(a.config.batch.sequences, a.config.batch.packing)?;
     let config = a.config;
     let b = &mut a.b;
 
@@ -94,10 +94,8 @@ impl Micro<'_> {
             let shape = b.shape(x);
             b.reshape(x, &[n, shape[0] / n, shape[1]])
         };
-        let mut xs = vec![split(b, batch.targets)?];
-        if let Some(inputs) = batch.inputs {
-            xs.push(split(b, inputs)?);
-        }
+        let parts = batch.values().into_iter().map(|x| split(b, x));
+        let mut xs: Vec<Value> = parts.collect::<Result<_, _>>()?;
         xs.push(b.iota(TensorType::new(DType::U32, [n]), 0)?);
         let consts = [self.params, &[self.key, self.tokens]].concat();
         let types = self.sum_types(b);
@@ -106,10 +104,8 @@ impl Micro<'_> {
         let (sums, _) = b.scan(inputs, |b, consts, carry, xs| {
             let (params, rest) = consts.split_at(self.params.len());
             let key = b.fold_in_value(rest[0], xs[xs.len() - 1])?;
-            let inputs = (xs.len() == 3).then(|| xs[1]);
-            let batch = Batch { inputs, targets: xs[0], real_targets: None };
             let micro = Micro { params, key, tokens: rest[1], ..*self };
-            let terms = micro.gradients(b, batch)?;
+            let terms = micro.gradients(b, batch.with(xs))?;
             let sums = carry.iter().zip(terms).map(|(&c, t)| b.add(c, t)).collect::<Result<_, _>>()?;
             Ok((sums, vec![]))
         })?;

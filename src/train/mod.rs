@@ -27,6 +27,7 @@ pub fn data_spec(config: &RunConfig, paths: &[PathBuf], sequences: usize) -> Dat
         sequences,
         input_length: config.batch.input_length,
         target_length: config.batch.target_length,
+        packing: config.batch.packing,
         shuffle_examples: config.data.shuffle_examples,
         held_out: config.data.held_out,
         seed: config.seed,

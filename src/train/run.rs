@@ -7,7 +7,7 @@ use super::{data_spec, report::Reporter};
 use crate::artifact::Artifact;
 use crate::checkpoint::{self, Checkpoint, CheckpointError, Meta, Saved, TensorFile};
 use crate::config::{Objective, RunConfig};
-use crate::data::{Batch, Corpus, DataError, DataSpec, Position};
+use crate::data::{Batch, Corpus, DataError, DataSpec, Position, Segments};
 use crate::ir::Literal;
 use crate::report::{Record, ReportError, names};
 use crate::runtime::Backend;
@@ -359,7 +359,10 @@ impl Run<'_> {
 
 /// The named inputs of a program for this batch.
 pub fn batch_inputs(batch: Batch) -> Result<Named, SessionError> {
-    let named = [("inputs", batch.inputs), ("targets", Some(batch.targets))];
+    let mut named = vec![("inputs", batch.inputs), ("targets", Some(batch.targets))];
+    if let Some(Segments { inputs, targets }) = batch.segments {
+        named.extend([("input_segments", inputs), ("target_segments", Some(targets))]);
+    }
     let mut out = vec![];
     for (name, tokens) in named {
         let Some(tokens) = tokens else { continue };
