@@ -319,7 +319,7 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
         ),
         (
             &["batch.accumulation=0"],
-            "batch.accumulation: found 0, expected a whole number from 1 to 16; for example 1",
+            "batch.accumulation: found 0, expected a whole number from 1 to 8; for example 1",
         ),
         (
             &["batch.target_length=28"],
