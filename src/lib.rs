@@ -22,6 +22,7 @@ pub mod inspect;
 pub mod ir;
 pub mod layers;
 pub mod lower;
+pub mod measure;
 pub mod model;
 pub mod moe;
 pub mod optim;

@@ -8,6 +8,12 @@ use std::process::Command;
 
 const PROGRAM: &str = "switchyard-cpu";
 const LIBRARY_PATH: &str = "LD_LIBRARY_PATH";
+/// Settings of the C library's allocator, which it reads when a process starts; other systems ignore them.
+const ALLOCATOR: &str = "GLIBC_TUNABLES";
+/// XLA allocates a step's temporaries anew at each call. By default they come from the kernel each time, page by page and zeroed; kept
+/// in the process, in huge pages, they cost nothing (docs/performance.md has the measurement).
+const KEEP_MEMORY: [&str; 3] =
+    ["glibc.malloc.mmap_max=0", "glibc.malloc.trim_threshold=1099511627776", "glibc.malloc.hugetlb=1"];
 
 /// Becomes `switchyard-cpu` with the same arguments. Returns only if that is not possible, with the reason.
 ///
@@ -22,6 +28,7 @@ pub fn device_program() -> RuntimeError {
     if std::env::var_os(native::RUNTIME_VARIABLE).is_some() {
         command.env(LIBRARY_PATH, library_path(&folder));
     }
+    command.env(ALLOCATOR, allocator_settings(std::env::var(ALLOCATOR).unwrap_or_default()));
     let error = command.exec();
     RuntimeError::Program { path: program, problem: format!("cannot be started ({error})") }
 }
@@ -36,6 +43,12 @@ fn find() -> Result<(PathBuf, PathBuf), RuntimeError> {
         return Err(RuntimeError::Program { path: program, problem });
     }
     Ok((program, native::library_folder()?))
+}
+
+/// Ours before the user's: of two settings of one name the last counts.
+fn allocator_settings(user: String) -> String {
+    let user = Some(user.as_str()).filter(|settings| !settings.is_empty());
+    KEEP_MEMORY.into_iter().chain(user).collect::<Vec<_>>().join(":")
 }
 
 /// `folder` before whatever the user has set.

@@ -4,6 +4,7 @@
 //! is handed to `switchyard-cpu` beside it, which does. Nothing here may name `runtime::cpu`, or the
 //! library would become part of the first program too: devices come as an [`OpenBackend`].
 
+mod bench;
 mod common;
 mod compile;
 mod doctor;
@@ -43,6 +44,7 @@ enum Command {
     Run(run::Args),
     Generate(generate::Args),
     Inspect(inspect::Args),
+    Bench(bench::Args),
     Doctor(doctor::Args),
 }
 
@@ -91,6 +93,7 @@ impl Command {
             Self::Run(_) => run::NEEDS,
             Self::Generate(_) => generate::NEEDS,
             Self::Inspect(_) => inspect::NEEDS,
+            Self::Bench(_) => bench::NEEDS,
             Self::Doctor(_) => doctor::NEEDS,
         }
     }
@@ -103,6 +106,7 @@ impl Command {
             Self::Run(args) => run::run(args, devices),
             Self::Generate(args) => generate::run(args, devices),
             Self::Inspect(args) => inspect::run(args, devices),
+            Self::Bench(args) => bench::run(args, devices),
             Self::Doctor(args) => doctor::run(args, devices),
         }
     }

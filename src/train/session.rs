@@ -76,7 +76,8 @@ impl Session {
         names.iter().try_for_each(|name| self.program(name).map(drop))
     }
 
-    fn program(&self, name: &str) -> Result<(&ProgramSpec, &hlo::HloModuleProto), SessionError> {
+    /// A program's signature and module. Errors: [`SessionError::NoProgram`].
+    pub fn program(&self, name: &str) -> Result<(&ProgramSpec, &hlo::HloModuleProto), SessionError> {
         self.artifact.program(name).ok_or_else(|| self.no_program(name))
     }
 

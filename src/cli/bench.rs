@@ -1,0 +1,75 @@
+//! `bench`: what a training step costs here.
+
+use super::{Devices, Needs, common};
+use crate::measure::{self, Emission, MeasureError, StepCost};
+use crate::report::{Summary, bytes_text};
+use std::process::ExitCode;
+
+pub const NEEDS: Needs = Needs::DeviceIfAny;
+
+/// Measure a training step: emission, XLA's compiler, step time beside its matrix products, memory
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    config: common::ConfigArgs,
+    /// Steps to time, after two that are not counted
+    #[arg(long, default_value_t = 9, value_name = "N", value_parser = common::at_least_one)]
+    steps: usize,
+    /// Measure the emission alone, which needs no device
+    #[arg(long)]
+    emission: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
+    let config = args.config.load()?;
+    if args.emission {
+        let emission = measure::emission(&config, "train_step", args.steps)?;
+        let mut table = Summary::default();
+        emission_rows(&mut table, &emission);
+        return print(args.json, &emission, &table);
+    }
+    let open = || devices.open(1).map_err(|e| MeasureError::Peak(e.into()));
+    let cost = measure::step(open, &config, args.steps)?;
+    print(args.json, &cost, &table(&cost))
+}
+
+fn print(json: bool, value: &impl serde::Serialize, table: &Summary) -> anyhow::Result<ExitCode> {
+    match json {
+        true => common::say(serde_json::to_string_pretty(value)?)?,
+        false => common::say(table.render())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn emission_rows(table: &mut Summary, emission: &Emission) {
+    let seconds = &emission.seconds;
+    table.row("emission", format!("{:.1} ms (best {:.1})", 1e3 * seconds.median, 1e3 * seconds.min));
+    table.row("module", bytes_text(emission.module_bytes as u64));
+    table.row("instructions", emission.instructions.to_string());
+}
+
+fn table(cost: &StepCost) -> Summary {
+    let mut table = Summary::default();
+    table.row("configuration", &cost.config).row("platform", &cost.platform);
+    table.row("parameters", cost.parameters.to_string());
+    emission_rows(&mut table, &cost.emission);
+    let step = &cost.step;
+    table
+        .row("XLA compile", format!("{:.1} s", cost.compile_seconds))
+        .row(format!("step, median of {}", step.runs), format!("{:.4} s", step.median))
+        .row("step, min and max", format!("{:.4} s, {:.4} s", step.min, step.max))
+        .row("tokens/s", format!("{:.0}", cost.tokens_per_second))
+        .row("products", format!("{:.2} GFLOP", cost.flops.dot as f64 / 1e9))
+        .row("other operations", format!("{:.2} GFLOP", (cost.flops.total() - cost.flops.dot) as f64 / 1e9))
+        .row("peak of a large product", format!("{:.1} GFLOP/s", cost.peak_flops_per_second / 1e9))
+        .row("share of the peak", format!("{:.1} %", 100.0 * cost.share_of_peak))
+        .row("step / its products", format!("{:.2}", cost.step_over_products))
+        .row("training state", bytes_text(cost.state_bytes));
+    if let Some(peak) = cost.peak_process_bytes {
+        table.row("peak memory of the process", bytes_text(peak));
+    }
+    table
+}
