@@ -2,6 +2,7 @@
 //! rematerialisation policy, one batch and its microbatches.
 #![cfg(feature = "cpu")]
 
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Once;
 use switchyard::artifact;
@@ -88,7 +89,11 @@ fn step(changes: &[(&str, serde_json::Value)], state: &Named) -> Step {
 }
 
 fn first_state() -> Named {
-    let config = config(&[]);
+    first_state_of(&[])
+}
+
+fn first_state_of(changes: &[(&str, serde_json::Value)]) -> Named {
+    let config = config(changes);
     let artifact = artifact::compile_programs(&config, &["init"]).unwrap();
     let mut session = session(artifact);
     session.init(7).unwrap();
@@ -170,6 +175,46 @@ fn both_dispatch_forms_agree_in_groups() {
             step(&[("model.moe.group", group.clone()), ("model.moe.dispatch", form.into())], &state)
         };
         assert_agree(&format!("group {group}"), &state, &with("einsum"), &with("gather"), ROUNDING);
+    }
+}
+
+#[test]
+fn both_dispatch_forms_agree_for_other_routers_and_the_bias_moves_against_the_load() {
+    let pairs = [
+        (json!({"kind": "expert_choice"}), json!({"kind": "gshard", "second": {"kind": "random"}})),
+        (
+            json!({"kind": "top_k", "priority": "probability"}),
+            json!({"kind": "no_token_left_behind", "rounds": 3}),
+        ),
+        (
+            json!({"kind": "deepseek_v3", "k": 2, "n_routing_groups": 2}),
+            json!({"kind": "mixtral", "placement": "token_major", "exploration": {"kind": "sample"}}),
+        ),
+    ];
+    for (router, decoder_router) in pairs {
+        let what = format!("{router} and {decoder_router}");
+        let with = |form: &str| {
+            vec![
+                ("model.moe.every", 1.into()),
+                ("model.num_encoder_layers", 1.into()),
+                ("model.num_decoder_layers", 1.into()),
+                ("model.moe.shared_experts", 1.into()),
+                ("model.moe.router", router.clone()),
+                ("model.moe.decoder_router", decoder_router.clone()),
+                ("model.moe.dispatch", form.into()),
+            ]
+        };
+        let state = first_state_of(&with("einsum"));
+        let (einsum, gather) = (step(&with("einsum"), &state), step(&with("gather"), &state));
+        assert_agree(&what, &state, &einsum, &gather, ROUNDING);
+        for (name, bias) in einsum.state.iter().filter(|(name, _)| name.ends_with("router_bias")) {
+            assert_eq!(name, "encoder/block_0/moe/router_bias");
+            let against = |load: &f64| 0.001 * (0.25 - load).signum() * f64::from(*load != 0.25);
+            let expected: Vec<f64> = einsum.metrics["layers/expert_load"][..4].iter().map(against).collect();
+            assert!(distance(bias, &expected) < 1e-6, "{bias:?}, {expected:?}");
+        }
+        let biases = state.iter().filter(|(name, _)| name.contains("router_bias")).count();
+        assert_eq!(biases, usize::from(what.contains("deepseek")), "it has no optimizer slots");
     }
 }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use switchyard::config::{
-    Architecture, ConfigError, Exploration, Group, ModelConfig, MoeConfig, Objective, OptimizerConfig,
-    Router, RunConfig, Schedule,
+    Architecture, Capacity, ConfigError, Exploration, Group, ModelConfig, MoeConfig, Objective,
+    OptimizerConfig, Placement, Priority, Rounding, Router, RunConfig, Schedule, Second,
 };
 
 fn graphs() -> PathBuf {
@@ -138,6 +138,10 @@ fn the_reference_page_names_every_field() {
         vec!["schedule.kind=inverse_square_root"],
         vec!["data.objective.kind=text_to_text"],
         vec!["data.tokenizer.kind=hugging_face", "data.tokenizer.path=x"],
+        vec!["model.moe.router.kind=top_k", "model.moe.router.exploration.kind=input_dropout"],
+        vec!["model.moe.router.kind=gshard", "model.moe.router.exploration.kind=sample"],
+        vec!["model.moe.router.kind=no_token_left_behind", "model.moe.capacity.kind=absolute"],
+        vec!["model.moe.router.kind=deepseek_v3", "model.moe.capacity.kind=dropless"],
     ];
     for overrides in files {
         walk(&serde_json::from_str(&with(&overrides).unwrap().to_json()).unwrap(), "", &page);
@@ -160,9 +164,70 @@ fn overrides_are_json_or_strings_and_make_what_is_omitted() {
     assert_eq!(config.model.moe.group, Group::Tokens(1024));
     assert_eq!(
         config.model.moe.router,
-        Router::Switch { exploration: Exploration::InputJitter { epsilon: 0.02 } }
+        Router::Switch {
+            exploration: Exploration::InputJitter { epsilon: 0.02 },
+            priority: Priority::Position
+        }
     );
-    assert_eq!(config.model.moe.capacity.train_factor, 2.0);
+    let capacity = Capacity::Factor {
+        train_factor: 2.0,
+        eval_factor: 2.0,
+        rounding: Rounding::Floor,
+        minimum: 4,
+        multiple: 1,
+    };
+    assert_eq!(config.model.moe.capacity, capacity);
+}
+
+#[test]
+fn routers_and_capacities_read_as_written() {
+    let router = |text: &str| with(&[&format!("model.moe.router={text}")]).unwrap().model.moe.router;
+    assert_eq!(
+        router(r#"{"kind": "gshard", "second": {"kind": "random", "threshold": 0.3}}"#),
+        Router::Gshard {
+            second: Second::Random { threshold: 0.3 },
+            exploration: Exploration::Argmax,
+            priority: Priority::Position
+        }
+    );
+    assert_eq!(
+        router(r#"{"kind": "mixtral", "k": 4, "placement": "token_major"}"#),
+        Router::Mixtral {
+            k: 4,
+            exploration: Exploration::Argmax,
+            priority: Priority::Position,
+            placement: Placement::TokenMajor
+        }
+    );
+    for kind in Router::KINDS {
+        let moe = MoeConfig { num_experts: 8, router: kind, ..MoeConfig::default() };
+        let moe = MoeConfig { decoder_router: Some(Router::default()), ..moe };
+        let model = ModelConfig { moe, ..ModelConfig::default() };
+        let config = RunConfig { model, ..RunConfig::default() }.resolved().unwrap();
+        assert_eq!(RunConfig::from_json(&config.to_json()).unwrap(), config);
+    }
+    // A capacity without a kind is a factor; a setting of a kind drops its fields.
+    assert_eq!(with(&["model.moe.capacity={}"]).unwrap().model.moe.capacity, Capacity::default());
+    let capacity = |settings: &[&str]| with(settings).unwrap().model.moe.capacity;
+    let settings = ["model.moe.capacity.train=3", "model.moe.capacity.kind=absolute"];
+    assert_eq!(capacity(&settings), Capacity::Absolute { train: 3, eval: 64, multiple: 1 });
+    assert_eq!(capacity(&["model.moe.capacity.kind=dropless"]), Capacity::Dropless {});
+    // Experts that choose need a decoder of its own kind.
+    let settings = ["model.moe.router.kind=expert_choice", "model.moe.decoder_router.kind=top_k"];
+    assert_eq!(with(&settings).unwrap().model.moe.decoder_router, Some(Router::KINDS[1]));
+}
+
+#[test]
+fn a_token_meets_as_many_experts_as_its_router_gives_it() {
+    let active = |settings: &[&str]| with(settings).unwrap().model.active_parameter_count();
+    // The demo has two sparse layers in each stack, experts of 2 * 128 * 512 values.
+    let (expert, one) = (2 * 128 * 512, active(&["model.moe.router.kind=switch"]));
+    assert_eq!(active(&["model.moe.router.kind=gshard"]) - one, 4 * expert);
+    assert_eq!(active(&["model.moe.decoder_router={\"kind\":\"mixtral\",\"k\":4}"]) - one, 2 * 3 * expert);
+    let shared = ["model.moe.shared_experts=2"];
+    assert_eq!(active(&shared) - one, 4 * 2 * expert);
+    let added = with(&shared).unwrap().model.parameter_count() - with(&[]).unwrap().model.parameter_count();
+    assert_eq!(added, 4 * 2 * expert);
 }
 
 #[test]
@@ -193,7 +258,7 @@ fn causal_decoder_only_models_have_equal_lengths() {
 fn unknown_keys_are_refused_with_path_allowed_fields_and_the_closest() {
     assert_eq!(
         refusal(&["model.moe.capacity.train_facto=1"]),
-        "model.moe.capacity.train_facto: unknown field, did you mean train_factor?; allowed here: train_factor, \
+        "model.moe.capacity.train_facto: unknown field, did you mean train_factor?; allowed here: kind, train_factor, \
          eval_factor, rounding, minimum, multiple"
     );
     assert_eq!(
@@ -274,7 +339,7 @@ fn settings_that_cannot_be_read_are_refused() {
 
 #[test]
 fn impossible_values_are_refused_with_path_value_range_and_example() {
-    let cases: [(&[&str], &str); 22] = [
+    let cases: [(&[&str], &str); 36] = [
         (
             &["model.d_model=0"],
             "model.d_model: found 0, expected a whole number from 1 to 16777216; for example 512",
@@ -299,6 +364,81 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
         (
             &["model.moe.capacity.train_factor=0"],
             "model.moe.capacity.train_factor: found 0.0, expected a number above 0 that float32 holds; for example 1.25",
+        ),
+        (
+            &["model.moe.router={\"kind\":\"top_k\",\"k\":9}"],
+            "model.moe.router.k: found 9, expected from 1 to model.moe.num_experts = 8; for example 2",
+        ),
+        (
+            &["model.moe.router={\"kind\":\"no_token_left_behind\",\"rounds\":0}"],
+            "model.moe.router.rounds: found 0, expected from 1 to model.moe.num_experts = 8; for example 2",
+        ),
+        (
+            &["model.moe.router.kind=gshard", "model.moe.num_experts=1"],
+            "model.moe.num_experts: found 1, expected at least 2 experts, since the router gshard chooses two; for example 8",
+        ),
+        (
+            &["model.moe.router={\"kind\":\"gshard\",\"second\":{\"kind\":\"random\",\"threshold\":0}}"],
+            "model.moe.router.second.threshold: found 0.0, expected a number above 0 that float32 holds; for example 0.2",
+        ),
+        (
+            &["model.moe.router.exploration={\"kind\":\"sample\",\"temperature\":0}"],
+            "model.moe.router.exploration.temperature: found 0.0, expected a number above 0 that float32 holds; for example 1.0",
+        ),
+        (
+            &["model.moe.router={\"kind\":\"deepseek_v3\",\"k\":2,\"n_routing_groups\":3}"],
+            "model.moe.router.n_routing_groups: found 3, expected a divisor of model.moe.num_experts = 8; for example 2",
+        ),
+        (
+            &[
+                "model.moe.router={\"kind\":\"deepseek_v3\",\"k\":2,\"n_routing_groups\":8,\"topk_routing_group\":2}",
+            ],
+            "model.moe.router.n_routing_groups: found 8, expected at most 4, so that each group has two experts whose scores \
+             rank it; for example 1",
+        ),
+        (
+            &[
+                "model.moe.router={\"kind\":\"deepseek_v3\",\"k\":5,\"n_routing_groups\":4,\"topk_routing_group\":2}",
+            ],
+            "model.moe.router.topk_routing_group: found 2, expected at least 3, since 5 experts are chosen from groups of 2; \
+             for example 3",
+        ),
+        (
+            &["model.moe.router.kind=expert_choice"],
+            "model.moe.decoder_router: found null, expected a causal router, since model.moe.router looks at later tokens, \
+             which a decoder must not; for example {\"kind\":\"switch\"}",
+        ),
+        (
+            &["model.moe.router.priority=probability"],
+            "model.moe.decoder_router: found null, expected a causal router",
+        ),
+        (
+            &["model.moe.decoder_router={\"kind\":\"top_k\",\"priority\":\"probability\"}"],
+            "model.moe.decoder_router.priority: found \"probability\", expected position: the order of probabilities looks \
+             at later tokens, which a decoder must not; for example \"position\"",
+        ),
+        (
+            &[
+                "model.architecture=decoder_only",
+                "model.num_encoder_layers=0",
+                "data.objective.kind=causal",
+                "model.moe.router.kind=expert_choice",
+            ],
+            "model.moe.router.kind: found \"expert_choice\", expected a router whose tokens choose: experts that choose look \
+             at later tokens, which a decoder must not; for example \"switch\"",
+        ),
+        (
+            &[
+                "model.architecture=decoder_only",
+                "model.num_encoder_layers=0",
+                "data.objective.kind=causal",
+                "model.moe.decoder_router.kind=top_k",
+            ],
+            "model.moe.decoder_router: found {\"kind\":\"top_k\"",
+        ),
+        (
+            &["model.moe.capacity={\"kind\":\"absolute\",\"eval\":0}"],
+            "model.moe.capacity.eval: found 0, expected a whole number from 1 to 2147483647; for example 64",
         ),
         (
             &["model.norm_epsilon=1e-60"],

@@ -1,6 +1,6 @@
 //! The manifest: everything about an artifact that is not HLO.
 
-use crate::config::{ComputeDtype, Dispatch, RunConfig};
+use crate::config::{Capacity, ComputeDtype, Dispatch, Router, RunConfig};
 use crate::inspect::ExpectedShape;
 use crate::ir::{DType, TensorType};
 use crate::layers::Phase;
@@ -84,10 +84,16 @@ pub struct MoeLayer {
     pub groups: usize,
     pub tokens_per_group: usize,
     pub experts: usize,
+    /// How tokens choose experts, or experts tokens.
+    pub router: Router,
+    /// Slots that a token can have at most.
     pub experts_per_token: usize,
+    /// The rule of the capacity.
+    pub rule: Capacity,
+    /// Slots per expert and group that the rule asks for, before they are rounded up to a multiple.
+    pub asked_capacity: usize,
     /// Slots per expert and group.
     pub capacity: usize,
-    pub capacity_factor: f64,
     /// `einsum` or `gather`.
     pub dispatch: Dispatch,
     pub d_model: usize,
@@ -108,8 +114,9 @@ pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
         .filter(|(side, _)| side.sparse_layers(model) > 0)
         .map(|(side, length)| {
             let sequences = config.batch.sequences_per_microbatch();
-            let shape = MoeShape::new(model, phase, sequences, length);
-            let capacity = &model.moe.capacity;
+            let router = side.router(model);
+            let shape = MoeShape::new(model, router, phase, (sequences, length));
+            let rule = model.moe.capacity;
             MoeLayer {
                 program: program.into(),
                 scope: format!("{}/block_{}/moe", side.name(), model.moe.sparse_offset()),
@@ -117,12 +124,11 @@ pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
                 groups: shape.groups,
                 tokens_per_group: shape.tokens,
                 experts: shape.experts,
+                router: *router,
                 experts_per_token: shape.choices,
+                rule,
+                asked_capacity: rule.slots(shape.tokens, shape.experts, phase == Phase::Train).asked,
                 capacity: shape.capacity,
-                capacity_factor: match phase {
-                    Phase::Train => capacity.train_factor,
-                    Phase::Eval => capacity.eval_factor,
-                },
                 dispatch: model.moe.dispatch,
                 d_model: shape.width,
                 dtype: match model.compute_dtype {
@@ -149,15 +155,39 @@ impl ProgramSpec {
 impl Manifest {
     /// The tensors of the sparse layers of a program, as the capacity arithmetic asks for them.
     pub fn expected_shapes(&self, program: &str) -> Vec<ExpectedShape> {
-        self.moe_layers
-            .iter()
-            .filter(|layer| layer.program == program)
-            .flat_map(MoeLayer::expected_shapes)
-            .collect()
+        self.layers_of(program).flat_map(MoeLayer::expected_shapes).collect()
+    }
+
+    /// The sparse layers of a program.
+    pub fn layers_of(&self, program: &str) -> impl Iterator<Item = &MoeLayer> {
+        self.moe_layers.iter().filter(move |layer| layer.program == program)
     }
 }
 
 impl MoeLayer {
+    /// Share of the slots that are there only to fill a multiple.
+    pub fn padding_share(&self) -> f64 {
+        self.capacity.saturating_sub(self.asked_capacity) as f64 / self.capacity.max(1) as f64
+    }
+
+    /// The arithmetic in one line.
+    pub fn arithmetic(&self) -> String {
+        let [g, s, e, c] = [self.groups, self.tokens_per_group, self.experts, self.capacity];
+        let rule = match self.rule {
+            Capacity::Factor { .. } => "factor",
+            Capacity::Absolute { .. } => "absolute",
+            Capacity::Dropless {} => "dropless",
+        };
+        let slots = e.saturating_mul(g).saturating_mul(c);
+        let per_token = slots as f64 / (g.saturating_mul(s)).max(1) as f64;
+        format!(
+            "{}: {g} x {s} tokens, {e} experts x {c} slots ({rule}), {slots} slots, {per_token:.2} per token, \
+             {:.1} % of them padding",
+            self.scope,
+            100.0 * self.padding_share()
+        )
+    }
+
     fn expected_shapes(&self) -> Vec<ExpectedShape> {
         let [g, s, e, c] = [self.groups, self.tokens_per_group, self.experts, self.capacity];
         let dtype = DType::from_name(&self.dtype).unwrap_or(DType::F32);
@@ -177,8 +207,12 @@ impl MoeLayer {
             Dispatch::Gather => {
                 let slots = e.saturating_mul(g).saturating_mul(c);
                 shapes.push(expect("dispatch/token_of_slot", vec![slots], DType::S32));
-                let choices = vec![g.saturating_mul(s), self.experts_per_token];
-                shapes.push(expect("dispatch/slot_of_token", choices, DType::S32));
+                if self.router.experts_per_token().is_some() {
+                    let choices = vec![g.saturating_mul(s), self.experts_per_token];
+                    shapes.push(expect("dispatch/slot_of_token", choices, DType::S32));
+                } else {
+                    shapes.push(expect("dispatch/gate_of_slot", vec![slots], DType::F32));
+                }
                 shapes.push(expect("dispatch/expert_inputs", vec![slots, self.d_model], dtype));
             }
         }

@@ -1,7 +1,7 @@
 //! `inspect`: what is in an artifact or an HLO file.
 
 use super::{Devices, Needs, common};
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, MoeLayer};
 use crate::hlo;
 use crate::inspect::{self, CheckOutcome, Report};
 use anyhow::Context;
@@ -35,6 +35,8 @@ struct Inspected {
     report: Report,
     /// Dispatch and combine tensors against the capacity arithmetic of the manifest.
     shape_checks: Vec<CheckOutcome>,
+    /// The capacity arithmetic of the sparse layers.
+    moe_layers: Vec<MoeLayer>,
     /// Checks that failed, in words.
     failures: Vec<String>,
 }
@@ -64,7 +66,7 @@ fn read(args: &Args) -> anyhow::Result<Vec<Inspected>> {
     let bytes = std::fs::read(&args.path).with_context(|| format!("cannot read `{name}`"))?;
     let module = hlo::read_module(&bytes).with_context(|| format!("`{name}` is not an HLO module"))?;
     let report = inspect::inspect(&module).with_context(|| format!("`{name}` is malformed"))?;
-    Ok(vec![Inspected::new(report, vec![])])
+    Ok(vec![Inspected::new(report, vec![], vec![])])
 }
 
 fn read_artifact(folder: &Path, program: Option<&str>) -> anyhow::Result<Vec<Inspected>> {
@@ -78,24 +80,28 @@ fn read_artifact(folder: &Path, program: Option<&str>) -> anyhow::Result<Vec<Ins
         let (_, module) = artifact.program(name).context("internal: a program vanished")?;
         let report = inspect::inspect(module).with_context(|| format!("program `{name}` is malformed"))?;
         let expected = artifact.manifest.expected_shapes(name);
-        Ok(Inspected::new(report, inspect::check_moe(module, &expected)))
+        let layers = artifact.manifest.layers_of(name).cloned().collect();
+        Ok(Inspected::new(report, inspect::check_moe(module, &expected), layers))
     };
     wanted.iter().map(inspect_one).collect()
 }
 
 impl Inspected {
-    fn new(report: Report, shape_checks: Vec<CheckOutcome>) -> Self {
+    fn new(report: Report, shape_checks: Vec<CheckOutcome>, moe_layers: Vec<MoeLayer>) -> Self {
         let mut failures = report.failures();
         for check in shape_checks.iter().filter(|c| !c.ok) {
             let found = if check.found.is_empty() { "nothing".into() } else { check.found.join(", ") };
             failures.push(format!("{} must be {}, found {found}", check.path, check.expected));
         }
-        Self { report, shape_checks, failures }
+        Self { report, shape_checks, moe_layers, failures }
     }
 }
 
 fn print(inspected: &Inspected) -> anyhow::Result<()> {
     common::say(inspect::render(&inspected.report))?;
+    for layer in &inspected.moe_layers {
+        common::say(format_args!("capacity {}", layer.arithmetic()))?;
+    }
     for check in &inspected.shape_checks {
         let mark = if check.ok { "ok  " } else { "FAIL" };
         common::say(format_args!("{mark} {} {}", check.path, check.expected))?;

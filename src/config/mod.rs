@@ -3,7 +3,8 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `run` | [`RunConfig`], its reading, printing and digest |
-//! | `model`, `moe` | the network / its sparse layers, capacity and groups |
+//! | `model`, `moe` | the network / its sparse layers |
+//! | `router`, `capacity` | how tokens choose experts / how many an expert takes, and from which group |
 //! | `training`, `data` | batch, loss, optimizer, schedule / objective and tokenizer |
 //! | `parameters` | parameter counts by formula |
 //! | `json`, `schema`, `overrides` | trees without duplicate keys / known keys / `key=value` |
@@ -12,6 +13,7 @@
 //!
 //! Every field has a default, so a file states only what differs. `docs/config.md` lists all of them.
 
+mod capacity;
 mod data;
 mod error;
 mod json;
@@ -19,18 +21,21 @@ mod model;
 mod moe;
 mod overrides;
 mod parameters;
+mod router;
 mod run;
 mod schema;
 mod sizes;
 mod training;
 mod validate;
 
+pub use capacity::{Capacity, Group, Groups, Rounding, Slots};
 pub use data::{
     BYTES_VOCABULARY, DataConfig, NUM_SENTINELS, Objective, SpanLengths, TokenizerSpec,
     span_corruption_lengths,
 };
 pub use error::ConfigError;
 pub use model::{Architecture, ComputeDtype, FeedForward, ModelConfig, RelativePositions, Remat};
-pub use moe::{Capacity, Dispatch, Exploration, Group, Groups, MoeConfig, Rounding, Router};
+pub use moe::{Dispatch, MoeConfig};
+pub use router::{Exploration, Placement, Priority, Router, Second};
 pub use run::RunConfig;
 pub use training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};

@@ -1,6 +1,7 @@
 //! Parameter counts by formula; no tensor is made.
 
 use super::model::{Architecture, ModelConfig};
+use super::router::Router;
 
 impl ModelConfig {
     /// Number of trained values: embeddings, attention, position biases, norms, feed-forward networks, routers, experts.
@@ -20,23 +21,32 @@ impl ModelConfig {
         clamp(stacks.saturating_add(embeddings))
     }
 
-    /// Values that one token meets: each sparse layer counts as many experts as a token chooses.
+    /// Values that one token meets: each sparse layer counts as many experts as a token chooses (one, where experts choose).
     pub fn active_parameter_count(&self) -> u64 {
-        let mut active = self.clone();
-        active.moe.num_experts = self.moe.router.experts_per_token().min(self.moe.num_experts);
-        let routers =
-            |model: &ModelConfig| product(&[self.sparse_layers(), self.d_model, model.moe.num_experts]);
-        let missing = routers(self).saturating_sub(routers(&active));
-        clamp(u128::from(active.parameter_count()).saturating_add(missing))
+        let (encoder, decoder) = (self.sparse_in_encoder(), self.sparse_in(self.num_decoder_layers));
+        let idle = |router: &Router| {
+            self.moe.num_experts.saturating_sub(router.experts_per_token().unwrap_or(1).max(1))
+        };
+        let unmet = [(encoder, &self.moe.router), (decoder, self.moe.router_of_decoder())];
+        let experts = unmet.map(|(layers, router)| product(&[layers, idle(router), self.expert_size()]));
+        self.parameter_count().saturating_sub(clamp(experts[0].saturating_add(experts[1])))
+    }
+
+    /// Values of one expert.
+    fn expert_size(&self) -> usize {
+        clamp(product(&[self.feed_forward.num_matrices(), self.d_model, self.expert_d_ff()])) as usize
     }
 
     /// Sparse blocks of both stacks.
     pub fn sparse_layers(&self) -> usize {
-        let encoder = match self.architecture {
+        self.sparse_in_encoder().saturating_add(self.sparse_in(self.num_decoder_layers))
+    }
+
+    fn sparse_in_encoder(&self) -> usize {
+        match self.architecture {
             Architecture::EncoderDecoder => self.sparse_in(self.num_encoder_layers),
             Architecture::DecoderOnly => 0,
-        };
-        encoder.saturating_add(self.sparse_in(self.num_decoder_layers))
+        }
     }
 
     /// Sparse blocks among the first `layers` of a stack: one per whole run, and one more if the rest reaches it.
@@ -56,7 +66,8 @@ impl ModelConfig {
             product(&[4, self.d_model, self.num_heads, self.d_kv]).saturating_add(self.d_model as u128);
         let matrices = self.feed_forward.num_matrices();
         let feed_forward = product(&[matrices, self.d_model, self.d_ff]);
-        let experts = product(&[self.moe.num_experts, matrices, self.d_model, self.expert_d_ff()]);
+        let experts = self.moe.num_experts.saturating_add(self.moe.shared_experts);
+        let experts = product(&[experts, self.expert_size()]);
         let router = product(&[self.moe.num_experts, self.d_model]);
         let terms = [
             (attention.saturating_mul(attentions as u128)).saturating_mul(layers as u128),

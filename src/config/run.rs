@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::capacity::Groups;
 use super::data::DataConfig;
 use super::error::ConfigError;
 use super::model::ModelConfig;
-use super::moe::Groups;
 use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
 use super::{json, overrides, schema};
 
@@ -63,7 +63,7 @@ impl RunConfig {
     ///
     /// Errors: [`ConfigError`] with the path of the field at fault.
     pub fn from_json(text: &str) -> Result<Self, ConfigError> {
-        Self::from_tree(&json::parse(text).map_err(ConfigError::Syntax)?)
+        Self::from_tree(json::parse(text).map_err(ConfigError::Syntax)?)
     }
 
     /// Reads a file of at most 4 MiB.
@@ -82,12 +82,13 @@ impl RunConfig {
     pub fn load_with(path: impl AsRef<Path>, overrides: &[String]) -> Result<Self, ConfigError> {
         let mut tree = json::parse(&read(path.as_ref())?).map_err(ConfigError::Syntax)?;
         overrides::apply(&mut tree, overrides)?;
-        Self::from_tree(&tree)
+        Self::from_tree(tree)
     }
 
-    fn from_tree(tree: &Value) -> Result<Self, ConfigError> {
-        schema::check_keys(tree)?;
-        schema::typed::<Self>(tree)?.resolved()
+    fn from_tree(mut tree: Value) -> Result<Self, ConfigError> {
+        schema::name_capacity(&mut tree);
+        schema::check_keys(&tree)?;
+        schema::typed::<Self>(&tree)?.resolved()
     }
 
     /// Fills what follows from other fields (decoder length, place and width of experts), then validates.

@@ -4,9 +4,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::capacity::Capacity;
 use super::data::{Objective, TokenizerSpec};
 use super::error::{ConfigError, shortened};
-use super::moe::{Exploration, Router};
+use super::router::{Exploration, Router, Second};
 use super::run::RunConfig;
 use super::training::{OptimizerConfig, Schedule};
 
@@ -18,8 +19,17 @@ pub(super) fn template() -> Value {
 /// One tree per variant of the choice at `path`; empty where no choice is.
 pub(super) fn variants(path: &str) -> Vec<Value> {
     match path {
-        "model.moe.router" => trees(&[Router::default()]),
-        "model.moe.router.exploration" => trees(&[Exploration::default(), Exploration::Argmax]),
+        "model.moe.router" | "model.moe.decoder_router" => trees(&Router::KINDS),
+        "model.moe.router.exploration" | "model.moe.decoder_router.exploration" => trees(&[
+            Exploration::default(),
+            Exploration::Argmax,
+            Exploration::InputDropout { rate: 0.1 },
+            Exploration::Sample { temperature: 1.0 },
+        ]),
+        "model.moe.router.second" | "model.moe.decoder_router.second" => {
+            trees(&[Second::default(), Second::Threshold { threshold: 0.2 }, Second::All])
+        }
+        "model.moe.capacity" => trees(&Capacity::KINDS),
         "optimizer" => trees(&[OptimizerConfig::default(), OptimizerConfig::adamw()]),
         "schedule" => trees(&[Schedule::default(), Schedule::cosine(), Schedule::constant()]),
         "data.objective" => trees(&[Objective::default(), Objective::Causal, Objective::text_to_text()]),
@@ -40,15 +50,27 @@ fn tree_of<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
+/// Names the kind of a capacity that is given by its factors alone, as most files do.
+pub(super) fn name_capacity(tree: &mut Value) {
+    let capacity = tree.pointer_mut("/model/moe/capacity").and_then(Value::as_object_mut);
+    if let (Some(capacity), Some(kind)) = (capacity, template().pointer("/model/moe/capacity/kind")) {
+        capacity.entry("kind").or_insert_with(|| kind.clone());
+    }
+}
+
 /// Refuses keys that no field has, and choices without a known `kind`. Types of values are left to `serde`.
 pub(super) fn check_keys(tree: &Value) -> Result<(), ConfigError> {
     check_object(tree, &template(), "")
 }
 
 fn check_object(found: &Value, template: &Value, path: &str) -> Result<(), ConfigError> {
-    let (Value::Object(found), Value::Object(default)) = (found, template) else { return Ok(()) };
+    let Value::Object(found) = found else { return Ok(()) };
     let variants = variants(path);
-    let allowed = if variants.is_empty() { default } else { variant(found, &variants, path)? };
+    let allowed = match template {
+        _ if !variants.is_empty() => variant(found, &variants, path)?,
+        Value::Object(default) => default,
+        _ => return Ok(()),
+    };
     for (key, value) in found {
         let inner = join(path, key);
         match allowed.get(key) {
@@ -196,7 +218,7 @@ mod tests {
     #[test]
     fn the_first_variant_of_each_choice_is_the_default() {
         fn walk(value: &Value, path: &str) {
-            if let Some(first) = variants(path).first() {
+            if let Some(first) = variants(path).first().filter(|_| !value.is_null()) {
                 assert_eq!(first, value, "{path}");
             }
             for (key, inner) in value.as_object().into_iter().flatten() {

@@ -1,5 +1,6 @@
 //! Element counts of the largest tensors, before any is described.
 
+use super::capacity::Groups;
 use super::error::ConfigError;
 use super::model::Architecture;
 use super::moe::Dispatch;
@@ -64,12 +65,17 @@ fn experts(config: &RunConfig) -> Result<(), ConfigError> {
         return Ok(());
     }
     let stacks = match config.model.architecture {
-        Architecture::EncoderDecoder => vec![config.input_groups(), config.target_groups()],
-        Architecture::DecoderOnly => vec![config.input_groups()],
+        Architecture::EncoderDecoder => {
+            vec![(config.input_groups(), &moe.router), (config.target_groups(), moe.router_of_decoder())]
+        }
+        Architecture::DecoderOnly => vec![(config.input_groups(), moe.router_of_decoder())],
     };
-    for (groups, train) in stacks.into_iter().flat_map(|groups| [(groups, true), (groups, false)]) {
+    for &(groups, router) in &stacks {
+        choices(groups, router.choices().unwrap_or(moe.num_experts), moe.num_experts)?;
+    }
+    for (groups, train) in stacks.into_iter().flat_map(|(groups, _)| [(groups, true), (groups, false)]) {
         let capacity = moe.capacity_for(groups.tokens_per_group, train);
-        let path = if train { "model.moe.capacity.train_factor" } else { "model.moe.capacity.eval_factor" };
+        let path = moe.capacity.path(train);
         let fields = "groups, moe.num_experts, capacity";
         let dims = [groups.num_groups, moe.num_experts, capacity];
         bounded(Tensor {
@@ -93,6 +99,25 @@ fn experts(config: &RunConfig) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// What ranks the tokens: choices are counted by `s32`, and marked one by one.
+fn choices(groups: Groups, choices: usize, experts: usize) -> Result<(), ConfigError> {
+    let Groups { num_groups, tokens_per_group } = groups;
+    bounded(Tensor {
+        path: "model.moe.router",
+        name: "the table of choices",
+        dims: &[num_groups, tokens_per_group, choices],
+        fields: "groups, tokens per group, choices",
+        limit: MAX_SLOTS - 1,
+    })?;
+    let marks = [num_groups, tokens_per_group, choices, experts];
+    elements(
+        "model.moe.router",
+        "marks of choices",
+        &marks,
+        "groups, tokens per group, choices, moe.num_experts",
+    )
 }
 
 fn elements(

@@ -2,6 +2,8 @@
 //!
 //! Counts are bounded so that no later product of a few of them leaves `usize`; `sizes` bounds whole tensors.
 
+mod moe;
+
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
@@ -10,7 +12,6 @@ use super::data::{
 };
 use super::error::{ConfigError, shortened};
 use super::model::{Architecture, ModelConfig};
-use super::moe::{Exploration, Group, MoeConfig, Router};
 use super::run::RunConfig;
 use super::sizes;
 use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
@@ -36,7 +37,7 @@ impl RunConfig {
         data(&self.data)?;
         objective(self)?;
         vocabulary(self)?;
-        groups(self)?;
+        moe::groups(self)?;
         sizes::check(self)
     }
 }
@@ -65,7 +66,7 @@ fn model(model: &ModelConfig) -> Checked {
     positive("model.norm_epsilon", model.norm_epsilon, 1e-6)?;
     rate("model.dropout", model.dropout, 0.1)?;
     positive("model.init_scale", model.init_scale, 0.1)?;
-    moe(&model.moe)?;
+    moe::check(model)?;
     sparse_runs(model)
 }
 
@@ -101,31 +102,6 @@ fn positions(model: &ModelConfig) -> Checked {
         buckets / 2 + 1..=S32_MAX,
         buckets * 4,
     )
-}
-
-fn moe(moe: &MoeConfig) -> Checked {
-    count("model.moe.num_experts", moe.num_experts, 0..=1 << 20, 8)?;
-    count("model.moe.every", moe.every, 1..=MAX_LAYERS, 2)?;
-    if let Some(offset) = moe.offset {
-        count("model.moe.offset", offset, 0..=moe.every - 1, moe.every - 1)?;
-    }
-    if let Some(d_ff) = moe.d_ff {
-        count("model.moe.d_ff", d_ff, 1..=MAX_WIDTH, 2048)?;
-    }
-    let Router::Switch { exploration } = moe.router;
-    if let Exploration::InputJitter { epsilon } = exploration {
-        rate("model.moe.router.exploration.epsilon", epsilon, 0.01)?;
-    }
-    positive("model.moe.capacity.train_factor", moe.capacity.train_factor, 1.25)?;
-    positive("model.moe.capacity.eval_factor", moe.capacity.eval_factor, 2.0)?;
-    count("model.moe.capacity.minimum", moe.capacity.minimum, 1..=S32_MAX, 4)?;
-    count("model.moe.capacity.multiple", moe.capacity.multiple, 1..=1 << 20, 8)?;
-    if let Group::Tokens(tokens) = moe.group {
-        count("model.moe.group.tokens", tokens, 1..=S32_MAX, 4096)?;
-    }
-    rate("model.moe.expert_dropout", moe.expert_dropout, 0.4)?;
-    weight("model.moe.load_balancing_coef", moe.load_balancing_coef, 0.01)?;
-    weight("model.moe.z_loss_coef", moe.z_loss_coef, 0.001)
 }
 
 /// Stacks are whole runs of `every` blocks, each with its sparse one, so that a run can be the body of a scan.
@@ -326,29 +302,6 @@ fn vocabulary(config: &RunConfig) -> Checked {
     let expected =
         format!("at least {BYTES_VOCABULARY}: 3 special ids, 256 bytes, {NUM_SENTINELS} sentinels");
     require(enough, "model.vocab_size", found, &expected, BYTES_VOCABULARY.next_multiple_of(128))
-}
-
-/// Groups of so many tokens exist: a batch without a divisor near the limit would fall into tiny ones.
-fn groups(config: &RunConfig) -> Checked {
-    let Group::Tokens(limit) = config.model.moe.group else { return Ok(()) };
-    if config.model.moe.num_experts == 0 {
-        return Ok(());
-    }
-    let sequences = config.batch.sequences_per_microbatch();
-    let rows = match config.model.architecture {
-        Architecture::EncoderDecoder => vec![config.batch.input_length, config.batch.target_length],
-        Architecture::DecoderOnly => vec![config.batch.input_length],
-    };
-    rows.into_iter().try_for_each(|length| {
-        let tokens = sequences * length;
-        let size = config.model.moe.groups(sequences, length).tokens_per_group;
-        let near = size >= limit.div_ceil(2) || size == tokens;
-        let expected = format!(
-            "a size near a divisor of the {tokens} tokens ({sequences} x {length}) of a microbatch, \
-             whose largest divisor up to it is {size}"
-        );
-        require(near, "model.moe.group.tokens", limit, &expected, size.max(length))
-    })
 }
 
 fn count(path: &str, found: usize, allowed: RangeInclusive<usize>, example: usize) -> Checked {

@@ -25,6 +25,8 @@ pub struct ParamDef {
     pub factored: bool,
     /// Whether weight decay applies (not for norms).
     pub decay: bool,
+    /// Whether gradients and the optimizer move it; other state has rules of its own.
+    pub trained: bool,
 }
 
 impl ParamDef {
@@ -89,6 +91,7 @@ impl Params {
             batch_axes: repeats.len(),
             factored: true,
             decay: true,
+            trained: true,
         });
         let last = self.defs.len() - 1;
         &mut self.defs[last]

@@ -1,10 +1,11 @@
 //! A stack of blocks: runs of `every` blocks with stacked weights, repeated by one `scan`.
 
 use crate::build::{BuildError, Builder, ScanInputs};
-use crate::config::{ModelConfig, Remat};
+use crate::config::{ModelConfig, Remat, Router};
 use crate::ir::{DType, RematPolicy, TensorType, Value};
 use crate::layers::{Context, ParamDef, Params, Weights, attention, dropout, feed_forward, norm, position};
 use crate::moe::{self, Stats};
+use std::ops::Range;
 
 /// The two stacks of a Transformer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,29 @@ impl Side {
     /// Number of sparse layers.
     pub fn sparse_layers(self, config: &ModelConfig) -> usize {
         if config.moe.num_experts > 0 { self.runs(config).1 } else { 0 }
+    }
+
+    /// The stack in whose scope a parameter lies.
+    pub fn of(name: &str) -> Option<Side> {
+        let scope = name.split('/').next();
+        [Side::Encoder, Side::Decoder].into_iter().find(|side| scope == Some(side.name()))
+    }
+
+    /// Which of the sparse layers of all stacks, encoder first, are this stack's.
+    pub fn sparse_rows(self, config: &ModelConfig) -> Range<usize> {
+        let start = match self {
+            Side::Encoder => 0,
+            Side::Decoder => Side::Encoder.sparse_layers(config),
+        };
+        start..start + self.sparse_layers(config)
+    }
+
+    /// How tokens of the stack choose experts.
+    pub fn router(self, config: &ModelConfig) -> &Router {
+        match self {
+            Side::Encoder => &config.moe.router,
+            Side::Decoder => config.moe.router_of_decoder(),
+        }
     }
 
     fn sight(self) -> position::Sight {
@@ -82,7 +106,7 @@ fn declare_block(params: &mut Params, config: &ModelConfig, side: Side, index: u
         sublayer(params, "cross_attention", &|p| attention::declare(p, config));
     }
     if config.is_sparse(index) {
-        sublayer(params, "moe", &|p| moe::declare(p, config));
+        sublayer(params, "moe", &|p| moe::declare(p, config, side.router(config)));
     } else {
         sublayer(params, "mlp", &|p| feed_forward::declare(p, config));
     }
@@ -163,6 +187,7 @@ fn blocks(
         let key = b.fold_in_value(consts[0], index[0])?;
         let cx = Context { weights: &weights, key, ..*cx };
         let shared = Shared {
+            router: side.router(cx.config),
             bias: consts[1],
             real: consts[2],
             padding: consts[3],
@@ -175,7 +200,8 @@ fn blocks(
 }
 
 /// What all blocks of a stack share.
-struct Shared {
+struct Shared<'a> {
+    router: &'a Router,
     bias: Value,
     real: Value,
     padding: Value,
@@ -228,7 +254,8 @@ fn block(
         None => x,
     };
     if cx.config.is_sparse(index) {
-        let (x, stats) = residual(b, cx, "moe", x, |b, x| moe::apply(b, cx, x, shared.real))?;
+        let (x, stats) =
+            residual(b, cx, "moe", x, |b, x| moe::apply(b, cx, shared.router, (x, shared.real)))?;
         Ok((x, Some(stats)))
     } else {
         let (x, ()) = residual(b, cx, "mlp", x, |b, x| Ok((feed_forward::apply(b, cx, x)?, ())))?;

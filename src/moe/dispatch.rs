@@ -1,13 +1,15 @@
 //! Moving tokens into expert slots and back: two forms, one meaning.
 //!
-//! Legend: G groups, S tokens per group, E experts, C capacity, k choices per token, D width. A slot holds at most one token
-//! and a token at most k slots, so both directions and their derivatives are gathers in the `gather` form.
+//! Legend: G groups, S tokens per group, E experts, C capacity, k choices per token, D width. A slot holds at most one token.
+//! Where tokens choose, a token has at most k slots, so both directions and their derivatives are gathers in the `gather`
+//! form. Where experts choose, a token can have a slot of every expert: gathering E rows per token would cost far more than
+//! the slots are long, so outputs are added up by a scatter.
 
 use super::layer::MoeShape;
-use super::router::Routing;
+use super::router::Slots;
 use crate::build::{BuildError, Builder, VjpArgs};
 use crate::config::Dispatch;
-use crate::ir::{Combiner, DType, Direction, ScatterDims, TensorType, Value};
+use crate::ir::{Combiner, DType, Direction, Reducer, ScatterDims, TensorType, Value};
 
 /// How tokens and slots of one layer correspond.
 pub enum Plan {
@@ -25,6 +27,13 @@ pub enum Plan {
         /// `f32[G * S, k]`: the gate.
         gate: Value,
     },
+    /// The `gather` form where experts choose.
+    GatherAndAdd {
+        /// As above.
+        token_of_slot: Value,
+        /// `f32[E * G * C]`: the gate, 0 for an empty slot.
+        gate_of_slot: Value,
+    },
 }
 
 /// Lays out the slots for the decisions of the router.
@@ -32,62 +41,136 @@ pub fn plan(
     b: &mut Builder,
     form: Dispatch,
     shape: &MoeShape,
-    routing: &Routing,
+    slots: &Slots,
     dtype: DType,
 ) -> Result<Plan, BuildError> {
-    match form {
-        Dispatch::Einsum => masks(b, shape, routing, dtype),
-        Dispatch::Gather => tables(b, shape, routing),
+    match (form, *slots) {
+        (Dispatch::Einsum, Slots::OfTokens { expert, gate, position, kept }) => {
+            let marks = marks_of_tokens(b, shape, (expert, position, kept), gate)?;
+            masks(b, shape, marks, dtype)
+        }
+        (Dispatch::Einsum, Slots::OfExperts { token, gate }) => {
+            let marks = marks_of_experts(b, shape, token, gate)?;
+            masks(b, shape, marks, dtype)
+        }
+        (Dispatch::Gather, Slots::OfTokens { expert, gate, position, kept }) => {
+            tables(b, shape, (expert, position, kept), gate)
+        }
+        (Dispatch::Gather, Slots::OfExperts { token, gate }) => tables_of_experts(b, shape, token, gate),
     }
 }
 
-fn masks(b: &mut Builder, shape: &MoeShape, routing: &Routing, dtype: DType) -> Result<Plan, BuildError> {
+/// Names the masks; `marks`: where tokens have slots, `pred`, and the gates there, both of as many elements as the masks.
+fn masks(
+    b: &mut Builder,
+    shape: &MoeShape,
+    (marks, gates): (Value, Value),
+    dtype: DType,
+) -> Result<Plan, BuildError> {
     const AXES: &[&str] = &["groups", "tokens", "experts", "capacity"];
-    let [g, s, e, c] = [shape.groups, shape.tokens, shape.experts, shape.capacity];
-    let expert = b.one_hot(routing.expert_index, e, DType::F32)?; // [G, S, k, E]
-    let slot = b.one_hot(routing.position, c, DType::F32)?; // [G, S, k, C]
-    let kept = b.convert(routing.kept, DType::F32)?;
-    let kept = b.broadcast_in_dim(kept, &[g, s, shape.choices, e], &[0, 1, 2])?;
-    let expert = b.mul(expert, kept)?;
-    let gate = b.broadcast_in_dim(routing.gate, &[g, s, shape.choices, e], &[0, 1, 2])?;
-    let weighted = b.mul(expert, gate)?;
-    let dispatch = outer(b, expert, slot)?;
+    let dims = [shape.groups, shape.tokens, shape.experts, shape.capacity];
+    let dispatch = b.reshape(marks, &dims)?;
     let dispatch = b.convert(dispatch, dtype)?;
-    let combine = outer(b, weighted, slot)?;
+    let combine = b.reshape(gates, &dims)?;
     Ok(Plan::Einsum {
         dispatch: b.name(dispatch, "dispatch_mask", AXES),
         combine: b.name(combine, "combine_weights", AXES),
     })
 }
 
-/// `[G, S, k, E]` times `[G, S, k, C]`, summed over the choices: `[G, S, E, C]`.
-fn outer(b: &mut Builder, expert: Value, slot: Value) -> Result<Value, BuildError> {
-    let (e, c) = (b.shape(expert), b.shape(slot));
-    let shape = [e[0], e[1], e[2], e[3], c[3]];
-    let expert = b.broadcast_in_dim(expert, &shape, &[0, 1, 2, 3])?;
-    let slot = b.broadcast_in_dim(slot, &shape, &[0, 1, 2, 4])?;
-    let product = b.mul(expert, slot)?;
-    if shape[2] == 1 { b.reshape(product, &[e[0], e[1], e[3], c[3]]) } else { b.sum(product, &[2]) }
+/// `[G, S, E * C]`, choice by choice: one comparison per element of the mask, no `[G, S, k, E, C]` in between.
+fn marks_of_tokens(
+    b: &mut Builder,
+    shape: &MoeShape,
+    (expert, position, kept): (Value, Value, Value),
+    gate: Value,
+) -> Result<(Value, Value), BuildError> {
+    let [g, s, slots] = [shape.groups, shape.tokens, shape.experts * shape.capacity];
+    let first = b.mul_scalar(expert, shape.capacity as f64)?;
+    let slot = b.add(first, position)?;
+    let slot = b.mask(kept, slot, slots as f64)?; // [G, S, k]
+    let mut all: Option<(Value, Value)> = None;
+    for choice in 0..shape.choices {
+        let [slot, gate] = [slot, gate].map(|x| column(b, x, choice));
+        let marks = b.one_hot_mask(slot?, slots)?;
+        let gates = b.broadcast_in_dim(gate?, &[g, s, slots], &[0, 1])?;
+        let gates = b.mask(marks, gates, 0.0)?;
+        all = Some(match all {
+            Some((m, w)) => (b.or(m, marks)?, b.add(w, gates)?),
+            None => (marks, gates),
+        });
+    }
+    all.ok_or_else(|| BuildError::Invalid("internal: a token has at least one choice".into()))
 }
 
-fn tables(b: &mut Builder, shape: &MoeShape, routing: &Routing) -> Result<Plan, BuildError> {
+/// One choice of `x [G, S, k]`: `[G, S]`.
+fn column(b: &mut Builder, x: Value, choice: usize) -> Result<Value, BuildError> {
+    let shape = b.shape(x);
+    let column = b.slice_axis(x, 2, choice, choice + 1)?;
+    b.reshape(column, &shape[..2])
+}
+
+/// `[G, S, E, C]` from the token of each slot.
+fn marks_of_experts(
+    b: &mut Builder,
+    shape: &MoeShape,
+    token: Value,
+    gate: Value,
+) -> Result<(Value, Value), BuildError> {
+    let dims = [shape.groups, shape.tokens, shape.experts, shape.capacity];
+    let wide = b.broadcast_in_dim(token, &dims, &[0, 2, 3])?;
+    let own = b.iota(TensorType::new(DType::S32, dims), 1)?;
+    let marks = b.compare(Direction::Eq, wide, own)?;
+    let gates = b.broadcast_in_dim(gate, &dims, &[0, 2, 3])?;
+    Ok((marks, b.mask(marks, gates, 0.0)?))
+}
+
+fn tables(
+    b: &mut Builder,
+    shape: &MoeShape,
+    (expert, position, kept): (Value, Value, Value),
+    gate: Value,
+) -> Result<Plan, BuildError> {
     let [g, s, c, k] = [shape.groups, shape.tokens, shape.capacity, shape.choices];
     let slots = shape.slots();
     // slot = (expert * G + group) * C + position
     let ty = TensorType::new(DType::S32, [g, s, k]);
     let group = b.iota(ty.clone(), 0)?;
-    let row = b.mul_scalar(routing.expert_index, g as f64)?;
+    let row = b.mul_scalar(expert, g as f64)?;
     let row = b.add(row, group)?;
     let row = b.mul_scalar(row, c as f64)?;
-    let slot = b.add(row, routing.position)?;
+    let slot = b.add(row, position)?;
     let dropped = b.full(&ty, slots as f64)?;
-    let slot = b.select(routing.kept, slot, dropped)?;
+    let slot = b.select(kept, slot, dropped)?;
     let slot_of_token = b.reshape(slot, &[g * s, k])?;
     let slot_of_token = b.name(slot_of_token, "slot_of_token", &["tokens", "choices"]);
     let token_of_slot = invert(b, slot_of_token, slots)?;
     let token_of_slot = b.name(token_of_slot, "token_of_slot", &["slots"]);
-    let gate = b.reshape(routing.gate, &[g * s, k])?;
+    let gate = b.reshape(gate, &[g * s, k])?;
     Ok(Plan::Gather { token_of_slot, slot_of_token, gate })
+}
+
+/// The tables of `token s32[G, E, C]` and `gate [G, E, C]`.
+fn tables_of_experts(
+    b: &mut Builder,
+    shape: &MoeShape,
+    token: Value,
+    gate: Value,
+) -> Result<Plan, BuildError> {
+    let [g, s] = [shape.groups, shape.tokens];
+    let token = b.transpose(token, &[1, 0, 2])?; // [E, G, C]
+    let group = b.iota(b.ty(token).clone(), 1)?;
+    let first = b.mul_scalar(group, s as f64)?;
+    let row = b.add(first, token)?;
+    let is_token = b.compare_scalar(Direction::Lt, token, s as f64)?;
+    let row = b.mask(is_token, row, (g * s) as f64)?;
+    let token_of_slot = b.reshape(row, &[shape.slots()])?;
+    let gate = b.transpose(gate, &[1, 0, 2])?;
+    let gate_of_slot = b.reshape(gate, &[shape.slots()])?;
+    Ok(Plan::GatherAndAdd {
+        token_of_slot: b.name(token_of_slot, "token_of_slot", &["slots"]),
+        gate_of_slot: b.name(gate_of_slot, "gate_of_slot", &["slots"]),
+    })
 }
 
 /// The token of each slot: `s32[tokens, k]` -> `s32[slots]`; empty slots hold the number of tokens.
@@ -119,6 +202,11 @@ pub fn dispatch(b: &mut Builder, shape: &MoeShape, plan: &Plan, x: Value) -> Res
             let flat = b.reshape(x, &[shape.groups * shape.tokens, d])?;
             move_in(b, flat, token_of_slot, slot_of_token)?
         }
+        Plan::GatherAndAdd { token_of_slot, .. } => {
+            let flat = b.reshape(x, &[shape.groups * shape.tokens, d])?;
+            let rows = rows_or_zero(b, flat, token_of_slot)?;
+            b.name(rows, "expert_inputs", &["slots", "d_model"])
+        }
     };
     b.reshape(rows, &[shape.experts, shape.groups * shape.capacity, d])
 }
@@ -140,7 +228,32 @@ pub fn combine(b: &mut Builder, shape: &MoeShape, plan: &Plan, y: Value) -> Resu
             let out = move_out(b, flat, gate, token_of_slot, slot_of_token)?;
             b.reshape(out, &[g, s, d])
         }
+        Plan::GatherAndAdd { token_of_slot, gate_of_slot } => {
+            let flat = b.reshape(y, &[shape.slots(), d])?;
+            let gate = b.broadcast_in_dim(gate_of_slot, &[shape.slots(), d], &[0])?;
+            // Sums of up to E terms: not in bfloat16.
+            let dtype = b.dtype(gate);
+            let wide = b.convert(flat, dtype)?;
+            let weighted = b.mul(wide, gate)?;
+            let out = add_rows(b, weighted, token_of_slot, g * s)?;
+            let out = b.convert(out, b.dtype(y))?;
+            b.reshape(out, &[g, s, d])
+        }
     }
+}
+
+/// Adds up rows by index: `[n, D]`, `s32[n]` -> `[count, D]`; rows whose index is past the end are skipped.
+fn add_rows(b: &mut Builder, rows: Value, index: Value, count: usize) -> Result<Value, BuildError> {
+    let ty = b.ty(rows).clone();
+    let zeros = b.zeros(&TensorType::new(ty.dtype, [count, ty.shape[1]]))?;
+    let dims = ScatterDims {
+        update_window_dims: vec![1],
+        inserted_window_dims: vec![0],
+        scatter_dims_to_operand_dims: vec![0],
+        index_vector_dim: 1,
+        ..Default::default()
+    };
+    b.scatter((zeros, index, rows), dims, Combiner::Reduce(Reducer::Add), false)
 }
 
 /// Rows of `x` by index, zero where the index is past the end: `[n, D]`, `s32[i..]` -> `[i.., D]`.

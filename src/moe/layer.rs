@@ -2,7 +2,7 @@
 
 use super::{dispatch, experts, router};
 use crate::build::{BuildError, Builder};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Router};
 use crate::ir::Value;
 use crate::layers::{Context, Params, Phase};
 
@@ -15,23 +15,31 @@ pub struct MoeShape {
     pub experts: usize,
     /// Slots per expert and group.
     pub capacity: usize,
-    /// Experts per token.
+    /// Slots that a token can have at most: the router's choices, or E where experts choose.
     pub choices: usize,
     /// `d_model`.
     pub width: usize,
+    /// Rows of the batch: `groups * tokens / sequences` is their length.
+    pub sequences: usize,
 }
 
 impl MoeShape {
     /// The sizes for `sequences` rows of `length` tokens.
-    pub fn new(config: &ModelConfig, phase: Phase, sequences: usize, length: usize) -> Self {
+    pub fn new(
+        config: &ModelConfig,
+        router: &Router,
+        phase: Phase,
+        (sequences, length): (usize, usize),
+    ) -> Self {
         let groups = config.moe.groups(sequences, length);
         Self {
             groups: groups.num_groups,
             tokens: groups.tokens_per_group,
             experts: config.moe.num_experts,
             capacity: config.moe.capacity_for(groups.tokens_per_group, phase == Phase::Train),
-            choices: config.moe.router.experts_per_token(),
+            choices: router.experts_per_token().unwrap_or(config.moe.num_experts),
             width: config.d_model,
+            sequences,
         }
     }
 
@@ -48,6 +56,7 @@ pub struct Stats {
     pub load_balancing_loss: Value,
     pub z_loss: Value,
     pub dropped: Value,
+    pub dropped_choices: Value,
     pub entropy: Value,
     /// `f32[experts]`.
     pub load: Value,
@@ -58,48 +67,65 @@ pub struct Stats {
 impl Stats {
     /// The values in the order of [`Stats::from_values`].
     pub fn values(&self) -> Vec<Value> {
-        vec![self.load_balancing_loss, self.z_loss, self.dropped, self.entropy, self.load, self.decisions]
+        let scalars =
+            [self.load_balancing_loss, self.z_loss, self.dropped, self.dropped_choices, self.entropy];
+        [&scalars[..], &[self.load, self.decisions]].concat()
     }
 
     /// The inverse of [`Stats::values`]; `None` for another number of values.
     pub fn from_values(values: &[Value]) -> Option<Self> {
-        let &[load_balancing_loss, z_loss, dropped, entropy, load, decisions] = values else { return None };
-        Some(Self { load_balancing_loss, z_loss, dropped, entropy, load, decisions })
+        let &[load_balancing_loss, z_loss, dropped, dropped_choices, entropy, load, decisions] = values
+        else {
+            return None;
+        };
+        Some(Self { load_balancing_loss, z_loss, dropped, dropped_choices, entropy, load, decisions })
     }
 }
 
-pub fn declare(params: &mut Params, config: &ModelConfig) {
-    router::declare(params, config.d_model, config.moe.num_experts);
+pub fn declare(params: &mut Params, config: &ModelConfig, router: &Router) {
+    router::declare(params, router, config.d_model, &config.moe);
     params.scoped("experts", |params| experts::declare(params, config));
+    if config.moe.shared_experts > 0 {
+        params.scoped("shared_experts", |params| experts::declare_shared(params, config));
+    }
 }
 
 /// The layer on `x [batch, length, d_model]`; `real f32[batch, length]` marks what is not padding.
 ///
-/// The output is zero for dropped tokens, which therefore pass through the residual connection alone.
-pub fn apply(b: &mut Builder, cx: &Context, x: Value, real: Value) -> Result<(Value, Stats), BuildError> {
+/// The routed output is zero for dropped tokens, which therefore pass through the residual connection (and the shared
+/// experts, if there are any) alone.
+pub fn apply(
+    b: &mut Builder,
+    cx: &Context,
+    router: &Router,
+    (x, real): (Value, Value),
+) -> Result<(Value, Stats), BuildError> {
     let input_shape = b.shape(x);
     let [batch, length] = [input_shape[0], input_shape[1]];
-    let shape = MoeShape::new(cx.config, cx.phase, batch, length);
+    let shape = MoeShape::new(cx.config, router, cx.phase, (batch, length));
     let tokens = b.reshape(x, &[shape.groups, shape.tokens, shape.width])?;
     let real = b.reshape(real, &[shape.groups, shape.tokens])?;
-    let routing = router::route(b, cx, tokens, real, shape.capacity)?;
+    let routing = router::route(b, cx, router, (tokens, real), &shape)?;
     let plan = b.scoped("dispatch", |b| {
         let dtype = b.dtype(x);
-        dispatch::plan(b, cx.config.moe.dispatch, &shape, &routing, dtype)
+        dispatch::plan(b, cx.config.moe.dispatch, &shape, &routing.slots, dtype)
     })?;
     let inputs = b.scoped("dispatch", |b| dispatch::dispatch(b, &shape, &plan, tokens))?;
     let outputs = b.scoped("experts", |b| experts::apply(b, cx, inputs))?;
     let combined = b.scoped("combine", |b| dispatch::combine(b, &shape, &plan, outputs))?;
-    let output = b.reshape(combined, &input_shape)?;
-    let none = b.full_like(routing.expert_index, -1.0)?;
-    let decisions = b.select(routing.kept, routing.expert_index, none)?;
+    let mut output = b.reshape(combined, &input_shape)?;
+    if cx.config.moe.shared_experts > 0 {
+        let shared = b.scoped("shared_experts", |b| experts::apply_shared(b, cx, x))?;
+        output = b.add(output, shared)?;
+    }
     let stats = Stats {
         load_balancing_loss: routing.load_balancing_loss,
         z_loss: routing.z_loss,
         dropped: routing.dropped,
+        dropped_choices: routing.dropped_choices,
         entropy: routing.entropy,
         load: routing.load,
-        decisions: b.reshape(decisions, &[batch, length, shape.choices])?,
+        decisions: b.reshape(routing.decisions, &[batch, length, shape.choices])?,
     };
     Ok((output, stats))
 }

@@ -4,6 +4,10 @@ mod dispatch;
 mod experts;
 mod layer;
 mod router;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use layer::{MoeShape, Stats, apply, declare};
-pub use router::Routing;
+pub use router::update_bias;

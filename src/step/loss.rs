@@ -8,8 +8,8 @@ use crate::model::{self, Batch, Forward};
 use crate::moe::Stats;
 
 /// Per-layer statistics, in this order: scalars per layer first, then the load.
-pub(super) const LAYER_METRICS: [&str; 5] =
-    ["load_balancing_loss", "router_z_loss", "dropped", "router_entropy", "expert_load"];
+pub(super) const LAYER_METRICS: [&str; 6] =
+    ["load_balancing_loss", "router_z_loss", "dropped", "dropped_choices", "router_entropy", "expert_load"];
 
 /// Sums over the tokens of a batch, and means over sparse layers' tokens.
 pub(super) struct Losses {
@@ -83,8 +83,14 @@ pub(super) fn layer_metrics(b: &mut Builder, forward: &Forward) -> Result<Vec<Va
     if forward.stats.is_empty() {
         return Ok(vec![]);
     }
-    let pick: [fn(&Stats) -> Value; 5] =
-        [|s| s.load_balancing_loss, |s| s.z_loss, |s| s.dropped, |s| s.entropy, |s| s.load];
+    let pick: [fn(&Stats) -> Value; LAYER_METRICS.len()] = [
+        |s| s.load_balancing_loss,
+        |s| s.z_loss,
+        |s| s.dropped,
+        |s| s.dropped_choices,
+        |s| s.entropy,
+        |s| s.load,
+    ];
     pick.iter()
         .map(|pick| {
             let parts: Vec<Value> = forward.stats.iter().map(|(_, stats)| pick(stats)).collect();

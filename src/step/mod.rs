@@ -1,5 +1,6 @@
 //! The programs of a model: `init`, `train_step`, `eval_step`, `forward`, `next_token`.
 
+mod bias;
 mod evaluate;
 mod init;
 mod loss;

@@ -16,7 +16,9 @@ pub struct StateTensor {
 /// The parts of the state of one run.
 #[derive(Debug)]
 pub struct Layout {
+    /// All parameters, those too that no gradient moves.
     pub params: Vec<ParamDef>,
+    /// Those that are trained.
     pub specs: Vec<ParamSpec>,
     pub slots: Vec<Slot>,
 }
@@ -27,6 +29,7 @@ impl Layout {
         let params = model::declare(&config.model);
         let specs: Vec<ParamSpec> = params
             .iter()
+            .filter(|def| def.trained)
             .map(|def| ParamSpec {
                 name: def.name.clone(),
                 ty: def.ty(),

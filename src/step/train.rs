@@ -1,5 +1,6 @@
 //! One training step: loss, gradients, update of the state, metrics.
 
+use super::bias;
 use super::loss::{self, LAYER_METRICS, Losses, per_token};
 use super::program::{Assembly, Output, Role};
 use crate::build::{BuildError, Builder, ScanInputs};
@@ -33,15 +34,23 @@ pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
         0 | 1 => inputs.gradients(b, batch)?,
         n => inputs.accumulated(b, batch, n)?,
     };
-    let (grads, metrics) = sums.split_at(params.len());
+    let (grads, metrics) = sums.split_at(layout.specs.len());
+    let weights = trained(&layout.params, &params);
     let update = b.scoped("optimizer", |b| {
-        optim::update(b, &config.optimizer, &config.schedule, &layout.specs, &params, grads, &slots, step)
+        optim::update(b, &config.optimizer, &config.schedule, &layout.specs, &weights, grads, &slots, step)
     })?;
 
     let mut outputs = vec![];
-    let names = layout.params.iter().map(|d| &d.name).chain(layout.slots.iter().map(|s| &s.name));
-    for (name, value) in names.zip(update.params.iter().chain(&update.slots)) {
-        outputs.push(Output::State(name.clone(), *value));
+    let mut updated = update.params.iter().copied();
+    for (def, &old) in layout.params.iter().zip(&params) {
+        let new = match def.trained {
+            true => updated.next().unwrap_or(old),
+            false => bias::updated(b, config, def, old, metrics)?,
+        };
+        outputs.push(Output::State(def.name.clone(), new));
+    }
+    for (slot, value) in layout.slots.iter().zip(&update.slots) {
+        outputs.push(Output::State(slot.name.clone(), *value));
     }
     let one = b.scalar(DType::S32, 1.0)?;
     outputs.push(Output::State("step".into(), b.add(step, one)?));
@@ -50,6 +59,11 @@ pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     outputs.push(Output::Plain("learning_rate".into(), update.learning_rate));
     outputs.push(Output::Plain("grad_norm".into(), update.grad_norm));
     Ok(outputs)
+}
+
+/// Of values that belong to `defs`, those that are trained.
+fn trained(defs: &[ParamDef], values: &[Value]) -> Vec<Value> {
+    defs.iter().zip(values).filter(|(def, _)| def.trained).map(|(_, &value)| value).collect()
 }
 
 /// The number of target tokens that are not padding: `f32[]`.
@@ -70,7 +84,7 @@ struct Micro<'a> {
 }
 
 impl Micro<'_> {
-    /// Gradients of all parameters, then the metrics that are summed over microbatches.
+    /// Gradients of all trained parameters, then the metrics that are summed over microbatches.
     fn gradients(&self, b: &mut Builder, batch: Batch) -> Result<Vec<Value>, BuildError> {
         let weights = Weights::new(self.defs.iter().map(|d| d.name.clone()).zip(self.params.iter().copied()));
         let cx =
@@ -83,7 +97,7 @@ impl Micro<'_> {
         if let Some(auxiliary) = loss::auxiliary(b, self.config, &layers)? {
             total = b.add(total, auxiliary)?;
         }
-        let grads = grad::gradients(b, total, self.params)?;
+        let grads = grad::gradients(b, total, &trained(self.defs, self.params))?;
         let Losses { cross_entropy, z_loss, correct, .. } = losses;
         Ok([grads, vec![total, cross_entropy, z_loss, correct], layers].concat())
     }
@@ -117,7 +131,7 @@ impl Micro<'_> {
         let model = &self.config.model;
         let layers = crate::model::sparse_layers(model);
         let scalar = TensorType::scalar(DType::F32);
-        let mut types = b.types(self.params);
+        let mut types = b.types(&trained(self.defs, self.params));
         types.extend(vec![scalar; 4]);
         if layers > 0 {
             types.extend(vec![TensorType::new(DType::F32, [layers]); LAYER_METRICS.len() - 1]);
