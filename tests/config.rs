@@ -491,8 +491,8 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
             "model.num_encoder_layers: found 4, expected 0 in a decoder_only model; for example 0",
         ),
         (
-            &["schedule.total_steps=50"],
-            "schedule.total_steps: found 50, expected a number of steps from 51 to 2147483647; for example 500",
+            &["schedule.total_steps=30"],
+            "schedule.total_steps: found 30, expected a number of steps from 31 to 2147483647; for example 300",
         ),
         (
             &["batch.sequences=1", "batch.input_length=127", "model.moe.group={\"tokens\":50}"],
