@@ -232,7 +232,7 @@ fn a_slot_holds_one_token_and_padding_holds_none() {
 }
 
 /// Four rows of four tokens in two groups of eight, two experts with the same weights; inputs and outputs of a published test.
-const ROWS: [f32; 32] = [
+const ROWS: [f64; 32] = [
     -4.06583309,
     6.00095034,
     5.82954168,
@@ -284,9 +284,11 @@ fn a_whole_layer_has_the_published_outputs_in_both_forms() {
     let shape = shape(&router, [2, 8, 2], 4, 4);
     let (config, weights) = (ModelConfig::default(), Weights::default());
     for form in [Dispatch::Einsum, Dispatch::Gather] {
-        let found = outputs(&[Literal::new([2, 8, 2], &ROWS).unwrap()], |b, x| {
-            let constant =
-                |b: &mut Builder, shape: &[usize], data: &[f32]| b.constant(Literal::new(shape, data)?);
+        let found = outputs(&[Literal::new([2, 8, 2], &ROWS.map(|x| x as f32)).unwrap()], |b, x| {
+            let constant = |b: &mut Builder, shape: &[usize], data: &[f64]| {
+                let data: Vec<f32> = data.iter().map(|&x| x as f32).collect();
+                b.constant(Literal::new(shape, &data)?)
+            };
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
             let cx = Context { config: &config, phase: Phase::Train, weights: &weights, key };
             let logits = b.mul_scalar(x[0], 0.1)?;
@@ -297,7 +299,7 @@ fn a_whole_layer_has_the_published_outputs_in_both_forms() {
             let rounded = b.convert(x[0], DType::Bf16)?;
             let rounded = b.convert(rounded, DType::F32)?;
             let rows = dispatch::dispatch(b, &shape, &plan, rounded)?;
-            let affine = |b: &mut Builder, x: Value, w: &[f32], bias: &[f32]| {
+            let affine = |b: &mut Builder, x: Value, w: &[f64], bias: &[f64]| {
                 let w = constant(b, &[2, 2], w)?;
                 let product = b.einsum("etd,df->etf", x, w)?;
                 let bias = constant(b, &[2], bias)?;
