@@ -2,7 +2,7 @@
 # build   release programs in target/release
 # demo    trains graphs/demo.json on this project's own text, or on DATA="file folder ..."
 # test    all tests
-# bench   all benchmarks
+# bench   the training step beside its matrix products
 # lint    formatting and clippy, warnings denied
 # clean   removes build output and runs; the XLA library in .runtime stays
 
@@ -26,7 +26,7 @@ test: setup
 	cargo test
 
 bench: setup
-	cargo bench
+	cargo bench --bench step
 
 lint: setup
 	cargo fmt --check

@@ -1,12 +1,11 @@
-//! The training step beside its matrix products, for the configurations that fit two cores.
+//! The training step beside its matrix products, for the configurations that fit two cores: one row for each `switchyard bench`.
 //!
 //! `cargo bench --bench step -- demo` measures one of them.
 
-use switchyard::config::RunConfig;
-use switchyard::measure::{self, MeasureError};
-use switchyard::runtime::cpu;
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use std::process::Command;
 
-const STEPS: usize = 9;
 const CONFIGS: [&str; 2] = ["demo", "small"];
 
 fn main() -> anyhow::Result<()> {
@@ -24,18 +23,20 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn row(name: &str) -> anyhow::Result<()> {
-    let config = RunConfig::load(format!("graphs/{name}.json"))?;
-    let open = || cpu::open_dyn(1).map_err(|e| MeasureError::Peak(e.into()));
-    let cost = measure::step(open, &config, STEPS)?;
+    let path = format!("graphs/{name}.json");
+    let output = Command::new(env!("CARGO_BIN_EXE_switchyard")).args(["bench", &path, "--json"]).output()?;
+    ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    let cost: Value = serde_json::from_slice(&output.stdout)?;
+    let number = |pointer: &str| cost.pointer(pointer).and_then(Value::as_f64).context("a figure is missing");
     println!(
         "{name:<7} {:>14.1} {:>13.1}  {:.3} ({:.3}, {:.3}) {:>17.2} {:>10.1}",
-        cost.flops.dot as f64 / 1e9,
-        cost.peak_flops_per_second / 1e9,
-        cost.step.median,
-        cost.step.min,
-        cost.step.max,
-        cost.step_over_products,
-        cost.compile_seconds,
+        number("/flops/dot")? / 1e9,
+        number("/peak_flops_per_second")? / 1e9,
+        number("/step/median")?,
+        number("/step/min")?,
+        number("/step/max")?,
+        number("/step_over_products")?,
+        number("/compile_seconds")?,
     );
     Ok(())
 }
