@@ -58,3 +58,15 @@ fn library_path(folder: &Path) -> OsString {
     let all = std::iter::once(folder.to_owned()).chain(rest);
     std::env::join_paths(all).unwrap_or_else(|_| folder.as_os_str().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_users_allocator_settings_come_last() {
+        let settings = allocator_settings("glibc.malloc.hugetlb=0".into());
+        assert!(settings.ends_with(":glibc.malloc.hugetlb=1:glibc.malloc.hugetlb=0"), "{settings}");
+        assert!(!allocator_settings(String::new()).ends_with(':'));
+    }
+}
