@@ -264,7 +264,7 @@ fn unknown_keys_are_refused_with_path_allowed_fields_and_the_closest() {
     assert_eq!(
         refusal(&["modle.d_ff=1"]),
         "modle: unknown field, did you mean model?; allowed here: name, description, model, batch, loss, optimizer, \
-         schedule, data, seed"
+         schedule, data, distillation, seed"
     );
     assert_eq!(
         RunConfig::from_json(r#"{"optimizer": {"kind": "adamw", "clip_threshold": 1}}"#)

@@ -23,7 +23,7 @@ pub enum CompileError {
 
 /// All programs of a configuration.
 pub fn compile(config: &RunConfig) -> Result<Artifact, CompileError> {
-    compile_programs(config, &PROGRAMS)
+    compile_programs(config, &step::programs(config))
 }
 
 /// Some programs of a configuration.

@@ -6,7 +6,7 @@ use crate::ir::{DType, TensorType};
 use crate::layers::Phase;
 use crate::model::Side;
 use crate::moe::MoeShape;
-use crate::step::{Port, Role};
+use crate::step::{DISTILL_STEP, Port, Role};
 use serde::{Deserialize, Serialize};
 
 /// Raised when the folder's meaning changes.
@@ -104,8 +104,11 @@ pub struct MoeLayer {
 /// The sparse layers of a program; `sequences` is its batch.
 pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
     let model = &config.model;
-    let phase = if program == "train_step" { Phase::Train } else { Phase::Eval };
-    if program == "init" || model.moe.num_experts == 0 {
+    let phase = if ["train_step", DISTILL_STEP].contains(&program) { Phase::Train } else { Phase::Eval };
+    // A teacher's layers have the same paths as the student's.
+    let two = program == DISTILL_STEP
+        && config.distillation.teacher.as_ref().is_some_and(|t| t.moe.num_experts > 0);
+    if program == "init" || two || model.moe.num_experts == 0 {
         return vec![];
     }
     let sides = [(Side::Encoder, config.batch.input_length), (Side::Decoder, config.batch.target_length)];

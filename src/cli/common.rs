@@ -39,13 +39,26 @@ pub struct SourceArgs {
 impl SourceArgs {
     /// The artifact, compiled here where the source is a configuration.
     pub fn artifact(&self) -> anyhow::Result<Artifact> {
+        match self.compiled()? {
+            Some(artifact) => Ok(artifact),
+            None => compile(&self.config()?, &[]),
+        }
+    }
+
+    /// The artifact, if the source is one.
+    pub fn compiled(&self) -> anyhow::Result<Option<Artifact>> {
         if !self.source.is_dir() {
-            return compile(&RunConfig::load_with(&self.source, &self.overrides)?, &[]);
+            return Ok(None);
         }
         if !self.overrides.is_empty() {
             bail!("--set changes a configuration; `{}` is compiled already", self.source.display());
         }
-        Artifact::read(&self.source).context("the artifact cannot be used")
+        Ok(Some(Artifact::read(&self.source).context("the artifact cannot be used")?))
+    }
+
+    /// The configuration with its overrides, if the source is one.
+    pub fn config(&self) -> anyhow::Result<RunConfig> {
+        Ok(RunConfig::load_with(&self.source, &self.overrides)?)
     }
 }
 

@@ -7,6 +7,7 @@
 mod bench;
 mod common;
 mod compile;
+mod distill;
 mod doctor;
 mod eval;
 mod generate;
@@ -14,6 +15,7 @@ mod inspect;
 mod launch;
 mod run;
 mod train;
+mod upcycle;
 
 use crate::runtime::{Backend, RuntimeError};
 use clap::{Parser, Subcommand};
@@ -40,6 +42,8 @@ pub struct Cli {
 enum Command {
     Compile(compile::Args),
     Train(train::Args),
+    Distill(distill::Args),
+    Upcycle(upcycle::Args),
     Eval(eval::Args),
     Run(run::Args),
     Generate(generate::Args),
@@ -89,6 +93,8 @@ impl Command {
         match self {
             Self::Compile(_) => compile::NEEDS,
             Self::Train(_) => train::NEEDS,
+            Self::Distill(_) => distill::NEEDS,
+            Self::Upcycle(_) => upcycle::NEEDS,
             Self::Eval(_) => eval::NEEDS,
             Self::Run(_) => run::NEEDS,
             Self::Generate(_) => generate::NEEDS,
@@ -102,6 +108,8 @@ impl Command {
         match self {
             Self::Compile(args) => compile::run(args, devices),
             Self::Train(args) => train::run(args, devices),
+            Self::Distill(args) => distill::run(args, devices),
+            Self::Upcycle(args) => upcycle::run(args, devices),
             Self::Eval(args) => eval::run(args, devices),
             Self::Run(args) => run::run(args, devices),
             Self::Generate(args) => generate::run(args, devices),

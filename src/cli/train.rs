@@ -1,8 +1,9 @@
 //! `train`: text to a checkpoint.
 
 use super::{Devices, Needs, common};
+use crate::artifact::Artifact;
 use crate::config::{RunConfig, Schedule};
-use crate::train::{self, Initial, Options};
+use crate::train::{self, Initial, Options, Teacher};
 use anyhow::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +23,13 @@ const INTERRUPTED: u8 = 130;
 pub struct Args {
     #[command(flatten)]
     source: common::SourceArgs,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// How a run goes.
+#[derive(clap::Args)]
+pub struct RunArgs {
     /// Text files, JSON lines files and folders to learn from
     #[arg(long, num_args = 1.., required = true, value_name = "PATH")]
     data: Vec<PathBuf>,
@@ -30,7 +38,7 @@ pub struct Args {
     held_out: Vec<PathBuf>,
     /// Start from the parameters of a checkpoint or run folder, with a new optimizer
     #[arg(long, value_name = "PATH", conflicts_with = "resume")]
-    init_from: Option<PathBuf>,
+    pub init_from: Option<PathBuf>,
     /// Number of the first step, where a schedule is to go on from that of the checkpoint
     #[arg(long, default_value_t = 0, value_name = "N", requires = "init_from")]
     init_step: u64,
@@ -59,27 +67,48 @@ pub struct Args {
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let artifact = args.source.artifact()?;
-    let steps = args.steps.or_else(|| total_steps(&artifact.manifest.config));
-    let initial = |path: PathBuf| -> anyhow::Result<Initial> {
-        let checkpoint = common::open_tensors(&path)?.path().to_path_buf();
-        Ok(Initial { checkpoint, step: args.init_step })
-    };
-    let options = Options {
-        data: args.data,
-        held_out: args.held_out,
-        initial: args.init_from.map(initial).transpose()?,
-        steps: steps.context("give --steps: this schedule does not say how many")?,
-        out: args.out,
-        resume: args.resume,
-        checkpoint_every: args.checkpoint_every,
-        keep_checkpoints: args.keep_checkpoints,
-        eval_every: args.eval_every,
-        eval_batches: args.eval_batches,
-    };
+    args.run.run(devices, artifact, None)
+}
+
+impl RunArgs {
+    fn options(self, config: &RunConfig, teacher: Option<Teacher>) -> anyhow::Result<Options> {
+        let steps = self.steps.or_else(|| total_steps(config));
+        let initial = |path: PathBuf| -> anyhow::Result<Initial> {
+            let checkpoint = common::open_tensors(&path)?.path().to_path_buf();
+            Ok(Initial { checkpoint, step: self.init_step })
+        };
+        Ok(Options {
+            data: self.data,
+            held_out: self.held_out,
+            initial: self.init_from.map(initial).transpose()?,
+            teacher,
+            steps: steps.context("give --steps: this schedule does not say how many")?,
+            out: self.out,
+            resume: self.resume,
+            checkpoint_every: self.checkpoint_every,
+            keep_checkpoints: self.keep_checkpoints,
+            eval_every: self.eval_every,
+            eval_batches: self.eval_batches,
+        })
+    }
+
+    /// Trains the model of an artifact.
+    pub fn run(
+        self,
+        devices: &Devices,
+        artifact: Artifact,
+        teacher: Option<Teacher>,
+    ) -> anyhow::Result<ExitCode> {
+        let options = self.options(&artifact.manifest.config, teacher)?;
+        train(devices, artifact, &options)
+    }
+}
+
+fn train(devices: &Devices, artifact: Artifact, options: &Options) -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || interrupt(&asked)).context("no handler for Ctrl-C")?;
-    let outcome = train::train(devices.open(1)?, artifact, &options, &stop)?;
+    let outcome = train::train(devices.open(1)?, artifact, options, &stop)?;
     common::say(&outcome.summary)?;
     common::say(format_args!(
         "checkpoint {} (state {})",

@@ -5,7 +5,7 @@
 //! | `run` | [`RunConfig`], its reading, printing and digest |
 //! | `model`, `moe` | the network / its sparse layers |
 //! | `router`, `capacity` | how tokens choose experts / how many an expert takes, and from which group |
-//! | `training`, `data` | batch, loss, optimizer, schedule / objective and tokenizer |
+//! | `training`, `data`, `distillation` | batch, loss, optimizer, schedule / objective and tokenizer / the teacher |
 //! | `parameters` | parameter counts by formula |
 //! | `json`, `schema`, `overrides` | trees without duplicate keys / known keys / `key=value` |
 //! | `validate`, `sizes` | impossible values / element counts that would overflow |
@@ -15,6 +15,7 @@
 
 mod capacity;
 mod data;
+mod distillation;
 mod error;
 mod json;
 mod model;
@@ -33,6 +34,7 @@ pub use data::{
     BYTES_VOCABULARY, DataConfig, NUM_SENTINELS, Objective, SpanLengths, TokenizerSpec,
     span_corruption_lengths,
 };
+pub use distillation::Distillation;
 pub use error::ConfigError;
 pub use model::{Architecture, ComputeDtype, FeedForward, ModelConfig, RelativePositions, Remat};
 pub use moe::{Dispatch, MoeConfig};

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::capacity::Groups;
 use super::data::DataConfig;
+use super::distillation::Distillation;
 use super::error::ConfigError;
 use super::model::ModelConfig;
 use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
@@ -35,6 +36,8 @@ pub struct RunConfig {
     pub schedule: Schedule,
     /// What is learnt from.
     pub data: DataConfig,
+    /// Learning from another model.
+    pub distillation: Distillation,
     /// Seed of initialisation, dropout, jitter and shuffling.
     pub seed: u64,
 }
@@ -50,6 +53,7 @@ impl Default for RunConfig {
             optimizer: OptimizerConfig::default(),
             schedule: Schedule::default(),
             data: DataConfig::default(),
+            distillation: Distillation::default(),
             seed: 0,
         }
     }

@@ -10,6 +10,7 @@ use std::ops::RangeInclusive;
 use super::data::{
     BYTES_VOCABULARY, DataConfig, NUM_SENTINELS, Objective, TokenizerSpec, span_corruption_lengths,
 };
+use super::distillation::Distillation;
 use super::error::{ConfigError, shortened};
 use super::model::{Architecture, ModelConfig};
 use super::run::RunConfig;
@@ -36,6 +37,7 @@ impl RunConfig {
         schedule(&self.schedule)?;
         data(&self.data)?;
         objective(self)?;
+        distillation(self)?;
         vocabulary(self)?;
         moe::groups(self)?;
         sizes::check(self)
@@ -208,6 +210,23 @@ fn data(data: &DataConfig) -> Checked {
             require(named, "data.tokenizer.eos_token", "", "the text of a token, or null", "</s>")
         }
     }
+}
+
+/// The teacher predicts the same tokens from the same inputs.
+fn distillation(config: &RunConfig) -> Checked {
+    let Distillation { teacher, share, temperature, start_step } = &config.distillation;
+    let expected = "a number from 0 to 1";
+    require((0.0..=1.0).contains(share), "distillation.share", share, expected, 0.25)?;
+    positive("distillation.temperature", *temperature, 1.0)?;
+    steps("distillation.start_step", *start_step, 0, 0)?;
+    let Some(teacher) = teacher else { return Ok(()) };
+    model(teacher)?;
+    let (found, own) = (teacher.vocab_size, config.model.vocab_size);
+    let expected = format!("model.vocab_size = {own}: both predict the same tokens");
+    require(found == own, "distillation.teacher.vocab_size", found, &expected, own)?;
+    let (found, own) = (teacher.architecture, config.model.architecture);
+    let expected = format!("{own:?}, as the student's: both read the same batch");
+    require(found == own, "distillation.teacher.architecture", found, &expected, own)
 }
 
 /// The objective fits the architecture and the lengths of rows.

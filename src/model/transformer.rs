@@ -4,7 +4,7 @@ use super::stack::{self, Memory, Side};
 use crate::build::{BuildError, Builder};
 use crate::config::{Architecture, LossConfig, ModelConfig};
 use crate::ir::{DType, Direction, Value};
-use crate::layers::vocabulary::{self, TokenLoss};
+use crate::layers::vocabulary::{self, Teacher, TokenLoss};
 use crate::layers::{Context, ParamDef, Params, embedding};
 use crate::moe::Stats;
 
@@ -154,9 +154,10 @@ impl Forward {
         cx: &Context,
         loss: LossConfig,
         targets: Value,
+        teacher: Option<Teacher>,
     ) -> Result<TokenLoss, BuildError> {
         let operands = (self.hidden, targets, self.weights);
-        b.scoped("vocabulary", |b| vocabulary::token_loss(b, cx, loss, operands))
+        b.scoped("vocabulary", |b| vocabulary::token_loss(b, cx, loss, operands, teacher))
     }
 
     /// Logits `f32[batch, target_length, vocabulary]`.

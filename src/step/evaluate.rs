@@ -11,7 +11,7 @@ use crate::model::{self, Batch};
 pub(super) fn eval_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     let packing = a.config.batch.packing;
     with_network(a, packing, |b, cx, a, batch| {
-        let (losses, _) = loss::losses(b, a.config, cx, a.params, batch)?;
+        let (losses, _) = loss::losses(b, a.config, cx, a.params, batch, None)?;
         let mut outputs = vec![];
         let sums = [
             ("cross_entropy_sum", losses.cross_entropy),
@@ -31,7 +31,7 @@ pub(super) fn eval_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
 pub(super) fn forward(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     let packing = a.config.batch.packing;
     with_network(a, packing, |b, cx, a, batch| {
-        let (losses, forward) = loss::losses(b, a.config, cx, a.params, batch)?;
+        let (losses, forward) = loss::losses(b, a.config, cx, a.params, batch, None)?;
         let logits = forward.logits(b, cx)?;
         let cross_entropy = per_token(b, losses.cross_entropy, losses.tokens)?;
         let objective = per_token(b, losses.objective, losses.tokens)?;

@@ -2,7 +2,7 @@
 
 use super::program::{Assembly, Output, Role};
 use crate::build::{BuildError, Builder};
-use crate::ir::{DType, TensorType, Value};
+use crate::ir::{DType, Graph, TensorType, Value};
 use crate::layers::{Init, ParamDef};
 
 /// `seed u32[2]` -> the state. Every tensor has a random stream of its own, named after it.
@@ -22,6 +22,13 @@ pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     let key = b.fold_in(seed, 0)?;
     outputs.push(Output::State("key".into(), key));
     Ok(outputs)
+}
+
+/// The program of one parameter alone: `seed u32[2]` -> its first value, as `init` makes it.
+pub fn fresh(def: &ParamDef) -> Result<Graph, BuildError> {
+    Builder::graph(&[TensorType::new(DType::U32, [2])], |b, seed| {
+        Ok(vec![b.scoped(&def.name, |b| parameter(b, def, seed[0]))?])
+    })
 }
 
 fn parameter(b: &mut Builder, def: &ParamDef, seed: Value) -> Result<Value, BuildError> {

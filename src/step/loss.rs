@@ -3,6 +3,7 @@
 use crate::build::{BuildError, Builder};
 use crate::config::RunConfig;
 use crate::ir::{DType, Direction, Value};
+use crate::layers::vocabulary::Teacher;
 use crate::layers::{Context, ParamDef, attention, embedding};
 use crate::model::{self, Batch, Forward};
 use crate::moe::Stats;
@@ -17,6 +18,8 @@ pub(super) struct Losses {
     pub objective: Value,
     pub cross_entropy: Value,
     pub z_loss: Value,
+    /// Of the teacher's predictions; 0 without a teacher.
+    pub soft_cross_entropy: Value,
     pub correct: Value,
     /// Number of tokens that count.
     pub tokens: Value,
@@ -34,14 +37,16 @@ pub(super) fn losses(
     cx: &Context,
     defs: &[ParamDef],
     batch: Batch,
+    teacher: Option<Teacher>,
 ) -> Result<(Losses, Forward), BuildError> {
     let forward = model::forward(b, cx, defs, batch)?;
-    let sums = forward.token_loss(b, cx, config.loss, batch.targets)?;
+    let sums = forward.token_loss(b, cx, config.loss, batch.targets, teacher)?;
     let (sequences, exact) = count_exact(b, &forward, sums.hits)?;
     let losses = Losses {
         objective: sums.objective,
         cross_entropy: sums.cross_entropy,
         z_loss: sums.z_loss,
+        soft_cross_entropy: sums.soft_cross_entropy,
         correct: sums.correct,
         tokens: b.sum_all(forward.weights)?,
         sequences,

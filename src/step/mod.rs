@@ -1,4 +1,4 @@
-//! The programs of a model: `init`, `train_step`, `eval_step`, `forward`, `next_token`.
+//! The programs of a model, beside those of a distillation: `init`, `train_step`, `eval_step`, `forward`, `next_token`.
 
 mod bias;
 mod evaluate;
@@ -6,7 +6,10 @@ mod init;
 mod loss;
 mod program;
 mod state;
+mod teacher;
 mod train;
 
-pub use program::{PROGRAMS, Port, Program, Role, build};
+pub use init::fresh;
+pub use program::{DISTILL_STEP, PROGRAMS, Port, Program, Role, build, programs};
 pub use state::{StateTensor, is_parameter, layout};
+pub use teacher::PREFIX as TEACHER_PREFIX;

@@ -1,6 +1,6 @@
 //! A program: a graph with named inputs and outputs.
 
-use super::{evaluate, init, state::Layout, train};
+use super::{evaluate, init, state::Layout, teacher::Network, train};
 use crate::build::{BuildError, Builder};
 use crate::config::{Architecture, RunConfig};
 use crate::ir::{DType, Graph, TensorType, Value};
@@ -10,6 +10,15 @@ use serde::{Deserialize, Serialize};
 
 /// The names of all programs.
 pub const PROGRAMS: [&str; 5] = ["init", "train_step", "eval_step", "forward", "next_token"];
+
+/// The program of a training step with a teacher.
+pub const DISTILL_STEP: &str = "distill_step";
+
+/// The programs of a configuration: one more with a teacher.
+pub fn programs(config: &RunConfig) -> Vec<&'static str> {
+    let distill = config.distillation.teacher.as_ref().map(|_| DISTILL_STEP);
+    PROGRAMS.into_iter().chain(distill).collect()
+}
 
 /// What an input or output is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,12 +59,13 @@ pub struct Program {
 
 /// Builds a program by name; `None` if there is none of that name.
 pub fn build(config: &RunConfig, name: &str) -> Option<Result<Program, BuildError>> {
-    let name = PROGRAMS.into_iter().find(|p| *p == name)?;
+    let name = programs(config).into_iter().find(|p| *p == name)?;
     let layout = Layout::new(config);
     let mut assembly = Assembly { config, layout: &layout, b: Builder::new(), inputs: vec![] };
     let outputs = match name {
         "init" => init::build(&mut assembly),
-        "train_step" => train::build(&mut assembly),
+        "train_step" => train::build(&mut assembly, None),
+        DISTILL_STEP => train::build(&mut assembly, Network::new(&config.distillation)),
         "eval_step" => evaluate::eval_step(&mut assembly),
         "forward" => evaluate::forward(&mut assembly),
         _ => evaluate::next_token(&mut assembly),

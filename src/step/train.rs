@@ -3,6 +3,7 @@
 use super::bias;
 use super::loss::{self, LAYER_METRICS, Losses, per_token};
 use super::program::{Assembly, Output, Role};
+use super::teacher::{self, Network};
 use crate::build::{BuildError, Builder, ScanInputs};
 use crate::config::RunConfig;
 use crate::grad;
@@ -11,8 +12,13 @@ use crate::layers::{Context, ParamDef, Phase, Weights};
 use crate::model::Batch;
 use crate::optim;
 
+/// Numbers that a step sums over tokens.
+const NUM_SUMS: usize = 5;
+
 /// State and batch -> state and metrics. The loss is the mean over target tokens that are not padding.
-pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
+///
+/// With a teacher, whose parameters are further inputs, the loss is partly that of its predictions.
+pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Output>, BuildError> {
     let params = a.params()?;
     let layout = a.layout;
     let slots: Vec<Value> = layout
@@ -22,6 +28,7 @@ pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
         .collect::<Result<_, _>>()?;
     let step = a.input("step", TensorType::scalar(DType::S32), Role::State)?;
     let key = a.input("key", TensorType::new(DType::U32, [2]), Role::State)?;
+    let teacher_params = teacher.as_ref().map_or(Ok(vec![]), |teacher| teacher.params(a))?;
     let batch = a.batch(a.config.batch.sequences, a.config.batch.packing)?;
     let config = a.config;
     let b = &mut a.b;
@@ -29,7 +36,9 @@ pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     let step_bits = b.convert(step, DType::U32)?;
     let step_key = b.fold_in_value(key, step_bits)?;
     let tokens = count_tokens(b, batch.targets)?;
-    let inputs = Micro { config, defs: &layout.params, params: &params, key: step_key, tokens };
+    let share = teacher::share(b, &config.distillation, step)?;
+    let lesson = teacher.as_ref().map(|network| Lesson { network, params: &teacher_params, share });
+    let inputs = Micro { config, defs: &layout.params, params: &params, key: step_key, tokens, lesson };
     let sums = match config.batch.accumulation {
         0 | 1 => inputs.gradients(b, batch)?,
         n => inputs.accumulated(b, batch, n)?,
@@ -55,7 +64,7 @@ pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     let one = b.scalar(DType::S32, 1.0)?;
     outputs.push(Output::State("step".into(), b.add(step, one)?));
     outputs.push(Output::State("key".into(), key));
-    outputs.extend(report(b, config, metrics, tokens)?);
+    outputs.extend(report(b, config, metrics, tokens, teacher.is_some())?);
     outputs.push(Output::Plain("learning_rate".into(), update.learning_rate));
     outputs.push(Output::Plain("grad_norm".into(), update.grad_norm));
     Ok(outputs)
@@ -81,6 +90,15 @@ struct Micro<'a> {
     key: Value,
     /// Of the whole batch.
     tokens: Value,
+    lesson: Option<Lesson<'a>>,
+}
+
+/// The teacher in a step.
+#[derive(Clone, Copy)]
+struct Lesson<'a> {
+    network: &'a Network,
+    params: &'a [Value],
+    share: Value,
 }
 
 impl Micro<'_> {
@@ -89,7 +107,11 @@ impl Micro<'_> {
         let weights = Weights::new(self.defs.iter().map(|d| d.name.clone()).zip(self.params.iter().copied()));
         let cx =
             Context { config: &self.config.model, phase: Phase::Train, weights: &weights, key: self.key };
-        let (losses, _) = loss::losses(b, self.config, &cx, self.defs, batch)?;
+        let teacher = match self.lesson {
+            Some(Lesson { network, params, share }) => Some(network.predict(b, params, batch, share)?),
+            None => None,
+        };
+        let (losses, _) = loss::losses(b, self.config, &cx, self.defs, batch, teacher)?;
         let share = 1.0 / self.config.batch.accumulation.max(1) as f64;
         let mut total = per_token(b, losses.objective, self.tokens)?;
         let layers: Vec<Value> =
@@ -98,8 +120,9 @@ impl Micro<'_> {
             total = b.add(total, auxiliary)?;
         }
         let grads = grad::gradients(b, total, &trained(self.defs, self.params))?;
-        let Losses { cross_entropy, z_loss, correct, .. } = losses;
-        Ok([grads, vec![total, cross_entropy, z_loss, correct], layers].concat())
+        let Losses { cross_entropy, z_loss, correct, soft_cross_entropy, .. } = losses;
+        let sums = vec![total, cross_entropy, z_loss, correct, soft_cross_entropy];
+        Ok([grads, sums, layers].concat())
     }
 
     /// The same, summed over `n` microbatches of consecutive rows.
@@ -111,14 +134,16 @@ impl Micro<'_> {
         let parts = batch.values().into_iter().map(|x| split(b, x));
         let mut xs: Vec<Value> = parts.collect::<Result<_, _>>()?;
         xs.push(b.iota(TensorType::new(DType::U32, [n]), 0)?);
-        let consts = [self.params, &[self.key, self.tokens]].concat();
+        let lesson = self.lesson.iter().flat_map(|lesson| [&[lesson.share], lesson.params].concat());
+        let consts = [self.params, &[self.key, self.tokens], &lesson.collect::<Vec<_>>()].concat();
         let types = self.sum_types(b);
         let carry: Vec<Value> = types.iter().map(|ty| b.zeros(ty)).collect::<Result<_, _>>()?;
         let inputs = ScanInputs { consts: &consts, carry: &carry, xs: &xs, ..Default::default() };
         let (sums, _) = b.scan(inputs, |b, consts, carry, xs| {
             let (params, rest) = consts.split_at(self.params.len());
             let key = b.fold_in_value(rest[0], xs[xs.len() - 1])?;
-            let micro = Micro { params, key, tokens: rest[1], ..*self };
+            let lesson = self.lesson.map(|own| Lesson { share: rest[2], params: &rest[3..], ..own });
+            let micro = Micro { params, key, tokens: rest[1], lesson, ..*self };
             let terms = micro.gradients(b, batch.with(xs))?;
             let sums = carry.iter().zip(terms).map(|(&c, t)| b.add(c, t)).collect::<Result<_, _>>()?;
             Ok((sums, vec![]))
@@ -132,7 +157,7 @@ impl Micro<'_> {
         let layers = crate::model::sparse_layers(model);
         let scalar = TensorType::scalar(DType::F32);
         let mut types = b.types(&trained(self.defs, self.params));
-        types.extend(vec![scalar; 4]);
+        types.extend(vec![scalar; NUM_SUMS]);
         if layers > 0 {
             types.extend(vec![TensorType::new(DType::F32, [layers]); LAYER_METRICS.len() - 1]);
             types.push(TensorType::new(DType::F32, [layers, model.moe.num_experts]));
@@ -147,13 +172,17 @@ fn report(
     config: &RunConfig,
     sums: &[Value],
     tokens: Value,
+    taught: bool,
 ) -> Result<Vec<Output>, BuildError> {
-    let [total, cross_entropy, z_loss, correct, layers @ ..] = sums else {
-        return Err(BuildError::Invalid("internal: a step reports at least four sums".into()));
+    let [total, cross_entropy, z_loss, correct, soft, layers @ ..] = sums else {
+        return Err(BuildError::Invalid("internal: a step reports at least five sums".into()));
     };
     let mut outputs = vec![Output::Plain("loss".into(), *total)];
     for (name, sum) in [("cross_entropy", cross_entropy), ("z_loss", z_loss), ("accuracy", correct)] {
         outputs.push(Output::Plain(name.into(), per_token(b, *sum, tokens)?));
+    }
+    if taught {
+        outputs.push(Output::Plain("soft_cross_entropy".into(), per_token(b, *soft, tokens)?));
     }
     outputs.push(Output::Plain("tokens".into(), tokens));
     if config.model.moe.num_experts > 0 {

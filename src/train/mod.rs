@@ -6,12 +6,16 @@ mod initial;
 mod report;
 mod run;
 mod session;
+mod teacher;
+mod transfer;
 
 pub use evaluate::{HeldOutLoss, HeldOutText, held_out};
 pub use generate::{GenerateError, Generator, Sampling};
 pub use initial::{Initial, InitialError, Misfit, check_fit};
 pub use run::{Options, Outcome, TrainError, batch_inputs, train};
 pub use session::{Named, Session, SessionError};
+pub use teacher::{Teacher, TeacherError};
+pub use transfer::{Recipe, Source, Transfer, TransferError, plan, upcycled};
 
 use crate::config::RunConfig;
 use crate::data::DataSpec;

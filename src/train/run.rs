@@ -3,6 +3,7 @@
 use super::evaluate::{self, HeldOutText};
 use super::initial::{self, Initial, InitialError};
 use super::session::{Named, Session, SessionError};
+use super::teacher::{self, Teacher, TeacherError};
 use super::{data_spec, report::Reporter};
 use crate::artifact::Artifact;
 use crate::checkpoint::{self, Checkpoint, CheckpointError, Meta, Saved, TensorFile};
@@ -11,6 +12,7 @@ use crate::data::{Batch, Corpus, DataError, DataSpec, Position, Segments};
 use crate::ir::Literal;
 use crate::report::{Record, ReportError, names};
 use crate::runtime::Backend;
+use crate::step::DISTILL_STEP;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +20,8 @@ use std::time::Instant;
 
 /// Raw tokens from which the unigram entropy is measured.
 const ENTROPY_TOKENS: u64 = 4 << 20;
-/// The programs of a step and of an evaluation.
-const STEP_PROGRAMS: [&str; 2] = ["train_step", "eval_step"];
+/// The program of an evaluation.
+const EVAL_STEP: &str = "eval_step";
 
 /// How a run goes.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Options {
     pub held_out: Vec<PathBuf>,
     /// First parameters, where they are not random.
     pub initial: Option<Initial>,
+    /// The teacher, if the configuration has one.
+    pub teacher: Option<Teacher>,
     /// Steps of the whole run, those before a resume included.
     pub steps: u64,
     /// The run's folder.
@@ -76,6 +80,8 @@ pub enum TrainError {
     #[error(transparent)]
     Initial(#[from] InitialError),
     #[error(transparent)]
+    Teacher(#[from] TeacherError),
+    #[error(transparent)]
     Session(#[from] SessionError),
     #[error(transparent)]
     Data(#[from] DataError),
@@ -115,7 +121,9 @@ pub fn train(
     let checkpoints = options.out.join("checkpoints");
     let resumed = find_start(options, &checkpoints, &artifact)?;
     let mut session = Session::new(backend, artifact);
-    session.require(&STEP_PROGRAMS)?;
+    let teacher = teacher::open(&config, options.teacher.as_ref())?;
+    let step_program = if teacher.is_some() { DISTILL_STEP } else { "train_step" };
+    session.require(&[step_program, EVAL_STEP])?;
     let initial = match (&options.initial, &resumed) {
         (Some(initial), None) => Some((initial.step, initial::open(&session, &initial.checkpoint)?)),
         _ => None,
@@ -123,9 +131,18 @@ pub fn train(
     keep_artifact(session.artifact(), &options.out.join("artifact"))?;
     let (start, position) = match &resumed {
         Some(checkpoint) => (checkpoint.meta().step, restore(&mut session, checkpoint)?),
-        None => (first_state(&mut session, initial, options.steps)?, corpus.start()),
+        None => {
+            let first = first_state(&mut session, &initial, options.steps)?;
+            if let (Some(teacher), None) = (&teacher, &initial) {
+                teacher.copy(&mut session, &config.model)?;
+            }
+            (first, corpus.start())
+        }
     };
-    for program in STEP_PROGRAMS {
+    if let Some(teacher) = &teacher {
+        teacher.upload(&mut session)?;
+    }
+    for program in [step_program, EVAL_STEP] {
         // Compiling cannot be stopped, but what is not needed any more need not be started.
         if start < options.steps && !stop.load(Ordering::SeqCst) {
             note(&format!("compiling {program} ..."));
@@ -135,7 +152,19 @@ pub fn train(
     let entropy = corpus.unigram_entropy(ENTROPY_TOKENS)?;
     let reporter = Reporter::start(options, &session, (start, resumed.is_some()), entropy)?;
     let saved = resumed.as_ref().map(|checkpoint| (start, as_saved(checkpoint)));
-    let run = Run { session, corpus, held_out, options, checkpoints, reporter, position, step: start, saved };
+    let step = start;
+    let run = Run {
+        session,
+        step_program,
+        corpus,
+        held_out,
+        options,
+        checkpoints,
+        reporter,
+        position,
+        step,
+        saved,
+    };
     run.finish(stop)
 }
 
@@ -154,7 +183,7 @@ fn open_data(config: &RunConfig, options: &Options) -> Result<(Corpus, HeldOutTe
 /// Makes the first state, with the parameters and at the step of `initial`; returns the step.
 fn first_state(
     session: &mut Session,
-    initial: Option<(u64, TensorFile)>,
+    initial: &Option<(u64, TensorFile)>,
     steps: u64,
 ) -> Result<u64, TrainError> {
     session.require(&["init"])?;
@@ -164,7 +193,7 @@ fn first_state(
     note("compiling init ...");
     session.init(session.artifact().manifest.config.seed)?;
     if let Some((_, file)) = initial {
-        initial::copy(session, &file)?;
+        initial::copy(session, file)?;
         session.set_state("step", &Literal::scalar(step))?;
     }
     Ok(first)
@@ -235,6 +264,7 @@ fn restore(session: &mut Session, checkpoint: &Checkpoint) -> Result<Position, T
 /// A run under way.
 struct Run<'a> {
     session: Session,
+    step_program: &'static str,
     corpus: Corpus,
     held_out: HeldOutText,
     options: &'a Options,
@@ -287,7 +317,7 @@ impl Run<'_> {
         let start = Instant::now();
         let position = batch.position.clone();
         let (examples, truncated) = (batch.num_examples, batch.truncated);
-        let outputs = self.session.run("train_step", batch_inputs(batch)?)?;
+        let outputs = self.session.run(self.step_program, batch_inputs(batch)?)?;
         self.step += 1;
         if let Some(position) = position {
             self.position = position;

@@ -1,0 +1,59 @@
+//! The teacher of a distillation: a frozen network, whose predictions the student learns from.
+
+use super::program::{Assembly, Role};
+use crate::build::{BuildError, Builder};
+use crate::config::{Distillation, ModelConfig};
+use crate::ir::{DType, Direction, TensorType, Value};
+use crate::layers::vocabulary::{self, Teacher};
+use crate::layers::{Context, ParamDef, Phase, Weights};
+use crate::model::{self, Batch};
+
+/// What stands before the names of the teacher's parameters in the state; they are no part of the student's.
+pub const PREFIX: &str = "teacher/";
+
+/// The teacher's network in a program.
+pub(super) struct Network {
+    config: ModelConfig,
+    defs: Vec<ParamDef>,
+    temperature: f64,
+}
+
+impl Network {
+    pub fn new(distillation: &Distillation) -> Option<Self> {
+        let config = ModelConfig::clone(distillation.teacher.as_deref()?);
+        let defs = model::declare(&config);
+        Some(Self { config, defs, temperature: distillation.temperature })
+    }
+
+    /// Inputs for its parameters. No output takes them over, so they stay as they are.
+    pub fn params(&self, a: &mut Assembly) -> Result<Vec<Value>, BuildError> {
+        let input = |def: &ParamDef| a.input(&format!("{PREFIX}{}", def.name), def.ty(), Role::State);
+        self.defs.iter().map(input).collect()
+    }
+
+    /// Its predictions of a batch, made as in evaluation, with this share of the loss.
+    pub fn predict(
+        &self,
+        b: &mut Builder,
+        params: &[Value],
+        batch: Batch,
+        share: Value,
+    ) -> Result<Teacher, BuildError> {
+        let weights = Weights::new(self.defs.iter().map(|def| def.name.clone()).zip(params.iter().copied()));
+        let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
+        let cx = Context { config: &self.config, phase: Phase::Eval, weights: &weights, key };
+        let forward = model::forward(b, &cx, &self.defs, batch)?;
+        let [hidden, head] = vocabulary::teacher(b, &cx, forward.hidden)?;
+        Ok(Teacher { hidden, head, share, temperature: self.temperature })
+    }
+}
+
+/// The teacher's share of the loss at a step `s32[]`: `f32[]`.
+pub(super) fn share(b: &mut Builder, distillation: &Distillation, step: Value) -> Result<Value, BuildError> {
+    let share = b.scalar(DType::F32, distillation.share)?;
+    if distillation.start_step == 0 {
+        return Ok(share);
+    }
+    let begun = b.compare_scalar(Direction::Ge, step, distillation.start_step as f64)?;
+    b.mask(begun, share, 0.0)
+}

@@ -1,0 +1,259 @@
+//! Parameters of one model made from those of another, layer by layer: a student starts from its teacher, experts start from
+//! a dense network.
+
+use super::initial::{InitialError, Misfit};
+use crate::build::BuildError;
+use crate::checkpoint::{CheckpointError, TensorFile};
+use crate::config::{ModelConfig, RunConfig};
+use crate::eval::{self, EvalError};
+use crate::ir::{Literal, LiteralError, TensorType};
+use crate::layers::ParamDef;
+use crate::model::{self, Side};
+use crate::step;
+use std::collections::BTreeSet;
+
+/// Between which models parameters go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// All but experts and routers. The dense network of a layer whose counterpart has experts starts anew.
+    Distillation,
+    /// All; each expert is a copy of the dense network of its layer, routers start anew.
+    Upcycling,
+}
+
+/// How a parameter of the new model is made: one source for each row of its stack, or one for all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    pub name: String,
+    pub ty: TensorType,
+    pub rows: Vec<Source>,
+}
+
+/// Where one row comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From the seed, as in any new model.
+    Fresh,
+    /// So many copies of one row of a tensor; all of a tensor outside the stacks is row 0.
+    Copy { tensor: String, row: usize, copies: usize },
+}
+
+impl Recipe {
+    /// Whether nothing is taken over.
+    pub fn is_fresh(&self) -> bool {
+        self.rows.iter().all(|row| *row == Source::Fresh)
+    }
+
+    /// The bytes of the parameter. `fresh` gives those of a new model; it is not asked where nothing starts anew.
+    ///
+    /// Errors: those of `fresh` and of the file.
+    pub fn bytes<E: From<CheckpointError>>(
+        &self,
+        file: &TensorFile,
+        fresh: impl FnOnce() -> Result<Vec<u8>, E>,
+    ) -> Result<Vec<u8>, E> {
+        let size = self.ty.size_bytes();
+        let row_size = (size / self.rows.len().max(1)).max(1);
+        let mut bytes = if self.rows.contains(&Source::Fresh) { fresh()? } else { vec![0; size] };
+        for (place, source) in bytes.chunks_exact_mut(row_size).zip(&self.rows) {
+            let Source::Copy { tensor, row, copies } = source else { continue };
+            let part = (row_size / copies).max(1);
+            // The plan compared the types.
+            if let Some(found) = file.bytes(tensor)?.chunks_exact(part).nth(*row) {
+                place.chunks_exact_mut(part).for_each(|copy| copy.copy_from_slice(found));
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// How each parameter of `model` is made from those in `file`, which belong to `from`.
+///
+/// Errors: [`InitialError::Misfits`] with all that is missing, has another shape or would be lost.
+pub fn plan(
+    transfer: Transfer,
+    model: &ModelConfig,
+    from: &ModelConfig,
+    file: &TensorFile,
+) -> Result<Vec<Recipe>, InitialError> {
+    let mut planner = Planner { transfer, model, from, file, used: BTreeSet::new(), misfits: vec![] };
+    let defs = model::declare(model);
+    let recipes = defs.iter().map(|def| planner.recipe(&def.name, def.ty())).collect();
+    planner.find_lost();
+    match planner.misfits.is_empty() {
+        true => Ok(recipes),
+        false => Err(InitialError::Misfits { path: file.path().to_path_buf(), misfits: planner.misfits }),
+    }
+}
+
+/// Makes the parameters of a sparse model from those of a dense one in `file`; routers come from the seed of `config`.
+///
+/// Returns names and types, and what gives the value of each.
+///
+/// Errors: as [`plan`]; those of reading and of the random numbers come with the value.
+pub fn upcycled<'a>(
+    config: &'a RunConfig,
+    file: &'a TensorFile,
+) -> Result<(Vec<(String, TensorType)>, impl Fn(usize) -> Result<Literal, TransferError> + 'a), InitialError>
+{
+    let mut dense = config.model.clone();
+    dense.moe.num_experts = 0;
+    let recipes = plan(Transfer::Upcycling, &config.model, &dense, file)?;
+    let defs = model::declare(&config.model);
+    let names = recipes.iter().map(|recipe| (recipe.name.clone(), recipe.ty.clone())).collect();
+    let value = move |i: usize| -> Result<Literal, TransferError> {
+        let (recipe, def) = (&recipes[i], &defs[i]);
+        let bytes = recipe.bytes(file, || fresh(def, config.seed))?;
+        Ok(Literal::from_bytes(recipe.ty.clone(), bytes)?)
+    };
+    Ok((names, value))
+}
+
+/// The first value of a parameter, without a device.
+fn fresh(def: &ParamDef, seed: u64) -> Result<Vec<u8>, TransferError> {
+    let seed = Literal::new([2], &[(seed >> 32) as u32, seed as u32])?;
+    let values = eval::evaluate(&step::fresh(def)?, &[seed])?;
+    Ok(values.into_iter().next().map(Literal::into_bytes).unwrap_or_default())
+}
+
+/// A parameter cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    #[error(transparent)]
+    Literal(#[from] LiteralError),
+}
+
+/// Where a layer's parameters are: below its stack, and in which row of their leading axis.
+struct Place {
+    scope: String,
+    row: usize,
+    sparse: bool,
+}
+
+/// The places of a stack's layers, in order.
+fn places(model: &ModelConfig, side: Side) -> Vec<Place> {
+    let layers = match side {
+        Side::Encoder => model.num_encoder_layers,
+        Side::Decoder => model.num_decoder_layers,
+    };
+    let period = if model.moe.num_experts > 0 { model.moe.every.max(1) } else { 1 };
+    let place = |layer: usize| {
+        let (row, index) = (layer / period, layer % period);
+        Place { scope: format!("block_{index}"), row, sparse: model.is_sparse(layer) }
+    };
+    (0..layers).map(place).collect()
+}
+
+/// What becomes a parameter of a layer, named below the layer.
+enum Counterpart {
+    Fresh,
+    Same(String),
+    /// Becomes each of the experts.
+    Expert(String),
+}
+
+/// The counterpart of the parameter `rest` of a layer, whose layer in the other model is sparse or not.
+fn counterpart(transfer: Transfer, rest: &str, from_sparse: bool) -> Counterpart {
+    match (transfer, rest.split_once('/')) {
+        (_, Some(("mlp" | "moe", "norm"))) => {
+            Counterpart::Same(if from_sparse { "moe/norm" } else { "mlp/norm" }.into())
+        }
+        (Transfer::Distillation, Some(("mlp", _))) if from_sparse => Counterpart::Fresh,
+        (Transfer::Distillation, Some(("moe", _))) => Counterpart::Fresh,
+        (Transfer::Upcycling, Some(("moe", inner))) => match inner.split_once('/') {
+            Some(("experts", matrix)) => Counterpart::Expert(format!("mlp/{matrix}")),
+            Some(_) => Counterpart::Same(rest.into()),
+            None => Counterpart::Fresh, // the router
+        },
+        _ => Counterpart::Same(rest.into()),
+    }
+}
+
+struct Planner<'a> {
+    transfer: Transfer,
+    model: &'a ModelConfig,
+    from: &'a ModelConfig,
+    file: &'a TensorFile,
+    /// Tensors of the file that have a place in the new model.
+    used: BTreeSet<String>,
+    misfits: Vec<Misfit>,
+}
+
+impl Planner<'_> {
+    fn recipe(&mut self, name: &str, ty: TensorType) -> Recipe {
+        for side in [Side::Encoder, Side::Decoder] {
+            let places = places(self.model, side).into_iter().enumerate();
+            let scope = |scope: &str| format!("{}/{scope}/", side.name());
+            let own = places.filter(|(_, place)| name.starts_with(&scope(&place.scope)));
+            let own: Vec<_> = own.map(|(layer, place)| (layer, scope(&place.scope).len())).collect();
+            if !own.is_empty() {
+                let row = |(layer, start): (usize, usize)| self.row(side, layer, &name[start..], (name, &ty));
+                let rows = own.into_iter().map(row).collect();
+                return Recipe { name: name.into(), ty, rows };
+            }
+        }
+        let source = self.copy((name, &ty), name.to_string(), None, 1);
+        Recipe { name: name.into(), ty, rows: vec![source] }
+    }
+
+    /// The source of the row that belongs to a layer of a stack.
+    fn row(&mut self, side: Side, layer: usize, rest: &str, (name, ty): (&str, &TensorType)) -> Source {
+        let Some(place) = places(self.from, side).into_iter().nth(layer) else {
+            return self.misfit(Misfit::Missing { name: name.into(), ty: ty.clone() });
+        };
+        let mut row = ty.clone();
+        row.shape.remove(0);
+        let (rest, copies) = match counterpart(self.transfer, rest, place.sparse) {
+            Counterpart::Fresh => return Source::Fresh,
+            Counterpart::Same(rest) => (rest, 1),
+            Counterpart::Expert(rest) => (rest, row.shape.remove(0)),
+        };
+        self.copy((name, &row), format!("{}/{}/{rest}", side.name(), place.scope), Some(place.row), copies)
+    }
+
+    /// Copies of a tensor, or of a row of it, that must have this type.
+    fn copy(
+        &mut self,
+        (name, ty): (&str, &TensorType),
+        tensor: String,
+        row: Option<usize>,
+        copies: usize,
+    ) -> Source {
+        let Some(found) = self.file.ty(&tensor).cloned() else {
+            let name = if tensor == name { tensor } else { format!("{tensor}` for `{name}") };
+            return self.misfit(Misfit::Missing { name, ty: ty.clone() });
+        };
+        let mut expected = ty.clone();
+        if row.is_some() {
+            expected.shape.splice(0..0, found.shape.first().copied());
+        }
+        self.used.insert(tensor.clone());
+        if expected != found {
+            return self.misfit(Misfit::Type { name: tensor, expected, found });
+        }
+        Source::Copy { tensor, row: row.unwrap_or(0), copies }
+    }
+
+    /// Notes what does not fit, once for all rows.
+    fn misfit(&mut self, misfit: Misfit) -> Source {
+        if !self.misfits.contains(&misfit) {
+            self.misfits.push(misfit);
+        }
+        Source::Fresh
+    }
+
+    /// What the file holds beside: a student does without its teacher's experts, nothing else may get lost.
+    fn find_lost(&mut self) {
+        let network = |name: &str| name.contains("/moe/") || name.contains("/mlp/");
+        let meant = |name: &str| self.transfer == Transfer::Distillation && network(name);
+        let lost = |name: &str| step::is_parameter(name) && !self.used.contains(name) && !meant(name);
+        let found = self.file.tensors().filter(|(name, _)| lost(name));
+        self.misfits.extend(found.map(|(name, ty)| Misfit::Unknown { name: name.into(), ty: ty.clone() }));
+    }
+}
