@@ -2,7 +2,7 @@
 
 use super::{Devices, Needs, common};
 use crate::checkpoint::{self, Meta};
-use crate::train;
+use crate::train::Upcycled;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,9 +28,10 @@ pub struct Args {
 pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
     let dense = common::open_tensors(&args.dense)?;
-    let (params, value) = train::upcycled(&config, &dense)?;
+    let upcycled = Upcycled::new(&config, &dense)?;
+    let params = upcycled.params();
     let meta = Meta { step: 0, seed: config.seed, config_digest: config.digest(), ..Meta::default() };
-    let saved = checkpoint::save(&args.out, &meta, &params, value)?;
+    let saved = checkpoint::save(&args.out, &meta, &params, |index| upcycled.value(index))?;
     common::say(format_args!("{} tensors written to {}", params.len(), saved.path.display()))?;
     Ok(ExitCode::SUCCESS)
 }

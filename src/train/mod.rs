@@ -15,7 +15,7 @@ pub use initial::{Initial, InitialError, Misfit, check_fit};
 pub use run::{Options, Outcome, TrainError, batch_inputs, train};
 pub use session::{Named, Session, SessionError};
 pub use teacher::{Teacher, TeacherError};
-pub use transfer::{Recipe, Source, Transfer, TransferError, plan, upcycled};
+pub use transfer::{Recipe, Source, Transfer, TransferError, Upcycled, plan};
 
 use crate::config::RunConfig;
 use crate::data::DataSpec;

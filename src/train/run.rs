@@ -80,7 +80,7 @@ pub enum TrainError {
     #[error(transparent)]
     Initial(#[from] InitialError),
     #[error(transparent)]
-    Teacher(#[from] TeacherError),
+    Teacher(Box<TeacherError>),
     #[error(transparent)]
     Session(#[from] SessionError),
     #[error(transparent)]
@@ -91,6 +91,12 @@ pub enum TrainError {
     Report(#[from] ReportError),
     #[error(transparent)]
     Artifact(#[from] crate::artifact::ArtifactError),
+}
+
+impl From<TeacherError> for TrainError {
+    fn from(error: TeacherError) -> Self {
+        Self::Teacher(Box::new(error))
+    }
 }
 
 /// How a run ended.

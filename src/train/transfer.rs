@@ -86,27 +86,34 @@ pub fn plan(
     }
 }
 
-/// Makes the parameters of a sparse model from those of a dense one in `file`; routers come from the seed of `config`.
-///
-/// Returns names and types, and what gives the value of each.
-///
-/// Errors: as [`plan`]; those of reading and of the random numbers come with the value.
-pub fn upcycled<'a>(
-    config: &'a RunConfig,
+/// The parameters of a sparse model, made from those of a dense one in a file; routers come from the seed.
+pub struct Upcycled<'a> {
     file: &'a TensorFile,
-) -> Result<(Vec<(String, TensorType)>, impl Fn(usize) -> Result<Literal, TransferError> + 'a), InitialError>
-{
-    let mut dense = config.model.clone();
-    dense.moe.num_experts = 0;
-    let recipes = plan(Transfer::Upcycling, &config.model, &dense, file)?;
-    let defs = model::declare(&config.model);
-    let names = recipes.iter().map(|recipe| (recipe.name.clone(), recipe.ty.clone())).collect();
-    let value = move |i: usize| -> Result<Literal, TransferError> {
-        let (recipe, def) = (&recipes[i], &defs[i]);
-        let bytes = recipe.bytes(file, || fresh(def, config.seed))?;
+    seed: u64,
+    defs: Vec<ParamDef>,
+    recipes: Vec<Recipe>,
+}
+
+impl<'a> Upcycled<'a> {
+    /// Errors: as [`plan`].
+    pub fn new(config: &RunConfig, file: &'a TensorFile) -> Result<Self, InitialError> {
+        let mut dense = config.model.clone();
+        dense.moe.num_experts = 0;
+        let recipes = plan(Transfer::Upcycling, &config.model, &dense, file)?;
+        Ok(Self { file, seed: config.seed, defs: model::declare(&config.model), recipes })
+    }
+
+    /// Names and types, in the order of the state.
+    pub fn params(&self) -> Vec<(String, TensorType)> {
+        self.recipes.iter().map(|recipe| (recipe.name.clone(), recipe.ty.clone())).collect()
+    }
+
+    /// The value of the parameter of this index.
+    pub fn value(&self, index: usize) -> Result<Literal, TransferError> {
+        let (recipe, def) = (&self.recipes[index], &self.defs[index]);
+        let bytes = recipe.bytes(self.file, || fresh(def, self.seed))?;
         Ok(Literal::from_bytes(recipe.ty.clone(), bytes)?)
-    };
-    Ok((names, value))
+    }
 }
 
 /// The first value of a parameter, without a device.
