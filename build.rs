@@ -8,6 +8,7 @@ use std::{env, fs};
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-env-changed=XLA_EXTENSION_DIR");
+    println!("cargo:rustc-env=SWITCHYARD_RUNTIME_FOLDER={}", runtime_folder().display());
     if env::var_os("CARGO_FEATURE_CPU").is_none() {
         return;
     }

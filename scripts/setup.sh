@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Provides the native XLA library and libclang that crate `xla` builds with, without root, through pip.
 #
-#   scripts/setup.sh [--with-libtpu] [--check]
+#   scripts/setup.sh [--with-libtpu] [--with-cpu-plugin] [--check]
 #
-#   --with-libtpu   also fetch libtpu (137 MB), for compiling ahead of time for TPUs
-#   --check         fetch nothing; exit code 1 if something is missing or damaged
+#   --with-libtpu       also fetch libtpu (137 MB), for compiling ahead of time for TPUs
+#   --with-cpu-plugin   also fetch XLA's CPU as a PJRT plugin (63 MB), which the tests of plugins run on
+#   --check             fetch nothing; exit code 1 if something is missing or damaged
 #
 # Everything goes to `.runtime` in this checkout, or to the folder $SWITCHYARD_RUNTIME, which several checkouts can
 # share; `.runtime` is then a link to it. A library that the environment names in $XLA_EXTENSION_DIR is used as it
@@ -22,12 +23,13 @@ runtime=${SWITCHYARD_RUNTIME:-$link}
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
-usage() { sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
-with_libtpu=0 check_only=0
+with_libtpu=0 with_cpu_plugin=0 check_only=0
 for option in "$@"; do
   case $option in
     --with-libtpu) with_libtpu=1 ;;
+    --with-cpu-plugin) with_cpu_plugin=1 ;;
     --check) check_only=1 ;;
     -h | --help) usage; exit 0 ;;
     *) die "unknown option $option (--help lists them)" ;;
@@ -123,6 +125,7 @@ install_part() {
     xla) made=(include lib licenses) ;;
     clang) made=(clang) ;;
     libtpu) made=(tpu) ;;
+    cpu-plugin) made=(cpu-plugin) ;;
   esac
   python3 "$recipe/unpack.py" manifest "${made[@]}" >"$file.manifest"
   stamp "$part" >"$file"
@@ -165,6 +168,7 @@ else
 fi
 [ -n "${LIBCLANG_PATH-}" ] && [ "$(realpath -m "$LIBCLANG_PATH")" != "$(realpath -m clang/lib)" ] || parts+=(clang)
 [ $with_libtpu = 0 ] || parts+=(libtpu)
+[ $with_cpu_plugin = 0 ] || parts+=(cpu-plugin)
 
 missing=()
 for part in "${parts[@]}"; do

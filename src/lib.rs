@@ -8,6 +8,7 @@
 //!
 //! `compile` and `inspect` need no native library: emission is plain Rust.
 
+pub mod aot;
 pub mod artifact;
 pub mod build;
 pub mod checkpoint;

@@ -393,7 +393,7 @@ mod on_a_device {
     #[test]
     fn the_doctor_finds_the_runtime() {
         let report = json(&Workspace::new().succeed(&["doctor", "--json"]));
-        assert!(report["cpu"]["problem"].is_null(), "{report}");
-        assert_eq!(report["cpu"]["devices"].as_array().map(Vec::len), Some(1));
+        assert!(report["runtime"]["problem"].is_null(), "{report}");
+        assert_eq!(report["runtime"]["devices"].as_array().map(Vec::len), Some(1));
     }
 }

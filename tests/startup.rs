@@ -66,7 +66,7 @@ fn device_commands_are_handed_to_the_program_with_the_runtime() {
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     assert_eq!(text(&output.stderr), "", "the runtime's own log lines must not reach the user");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["cpu"]["devices"].as_array().map(Vec::len), Some(3));
+    assert_eq!(report["runtime"]["devices"].as_array().map(Vec::len), Some(3));
     let program = Path::new(report["program"].as_str().unwrap_or_default());
     assert_eq!(program.file_name(), Some("switchyard-cpu".as_ref()));
 }

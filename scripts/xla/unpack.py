@@ -1,6 +1,6 @@
 """Takes what is needed out of a wheel.
 
-    unpack.py xla|clang|libtpu WHEEL FOLDER     unpacks
+    unpack.py xla|clang|libtpu|cpu-plugin WHEEL FOLDER     unpacks
     unpack.py manifest FOLDER...                prints "size path" of every file below
     unpack.py check MANIFEST                    compares sizes with such a list; exit code 1 if one differs
 
@@ -53,7 +53,13 @@ def place_libtpu(name):
     return "tpu/libtpu.so" if name == "libtpu/libtpu.so" else None
 
 
-PLACES = {"xla": place_xla, "clang": place_clang, "libtpu": place_libtpu}
+def place_cpu_plugin(name):
+    if LICENSES.search(name):
+        return "cpu-plugin/" + os.path.basename(name)
+    return "cpu-plugin/pjrt_c_api_cpu_plugin.so" if name.endswith("/pjrt_c_api_cpu_plugin.so") else None
+
+
+PLACES = {"xla": place_xla, "clang": place_clang, "libtpu": place_libtpu, "cpu-plugin": place_cpu_plugin}
 
 
 def unpack(part, wheel, folder):

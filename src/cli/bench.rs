@@ -5,7 +5,6 @@ use crate::measure::{self, Emission, MeasureError, StepCost};
 use crate::report::{Summary, bytes_text};
 use std::process::ExitCode;
 
-pub const NEEDS: Needs = Needs::DeviceIfAny;
 
 /// Measure a training step: emission, XLA's compiler, step time beside its matrix products, memory
 #[derive(clap::Args)]
@@ -21,6 +20,14 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: common::DeviceArgs,
+}
+
+impl Args {
+    pub fn needs(&self) -> Needs {
+        self.device.needs_if_any()
+    }
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
@@ -31,7 +38,7 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
         emission_rows(&mut table, &emission);
         return print(args.json, &emission, &table);
     }
-    let open = || devices.open(1).map_err(|e| MeasureError::Peak(e.into()));
+    let open = || args.device.open(devices, 1).map_err(|e| MeasureError::Peak(e.into()));
     let cost = measure::step(open, &config, args.steps)?;
     print(args.json, &cost, &table(&cost))
 }

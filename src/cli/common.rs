@@ -1,8 +1,10 @@
 //! What several subcommands share: reading configurations, artifacts and checkpoints.
 
+use super::{Devices, Needs, Unavailable};
 use crate::artifact::{self, Artifact};
 use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::config::RunConfig;
+use crate::runtime::{Backend, RuntimeChoice};
 use crate::train::Session;
 use anyhow::{Context, bail};
 use std::fmt::Display;
@@ -59,6 +61,40 @@ impl SourceArgs {
     /// The configuration with its overrides, if the source is one.
     pub fn config(&self) -> anyhow::Result<RunConfig> {
         Ok(RunConfig::load_with(&self.source, &self.overrides)?)
+    }
+}
+
+/// Where programs run.
+#[derive(Clone, clap::Args)]
+pub struct DeviceArgs {
+    /// Runtime: cpu, or cuda, tpu or plugin:PATH for a PJRT plugin (`doctor` lists what is found)
+    #[arg(long = "device", value_name = "RUNTIME", default_value_t)]
+    choice: RuntimeChoice,
+}
+
+impl DeviceArgs {
+    pub fn needs(&self) -> Needs {
+        match self.choice {
+            RuntimeChoice::Cpu => Needs::Cpu,
+            RuntimeChoice::Cuda | RuntimeChoice::Tpu | RuntimeChoice::Plugin(_) => Needs::Nothing,
+        }
+    }
+
+    /// As [`DeviceArgs::needs`], for a command that has something to say without the CPU runtime.
+    pub fn needs_if_any(&self) -> Needs {
+        match self.needs() {
+            Needs::Cpu => Needs::CpuIfAny,
+            other => other,
+        }
+    }
+
+    pub fn choice(&self) -> &RuntimeChoice {
+        &self.choice
+    }
+
+    /// Opens the runtime with at least this many devices.
+    pub fn open(&self, devices: &Devices, num_devices: usize) -> Result<Box<dyn Backend>, Unavailable> {
+        devices.open(&self.choice, num_devices)
     }
 }
 

@@ -9,8 +9,6 @@ use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-pub const NEEDS: Needs = Needs::Device;
-
 /// Train a student on text and on the predictions of a teacher, from whose weights it starts
 #[derive(clap::Args)]
 #[command(
@@ -32,6 +30,12 @@ pub struct Args {
     fresh: bool,
     #[command(flatten)]
     run: RunArgs,
+}
+
+impl Args {
+    pub fn needs(&self) -> Needs {
+        self.run.needs()
+    }
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {

@@ -11,24 +11,31 @@ use std::process::ExitCode;
 #[derive(clap::Args)]
 #[command(after_help = "Exit status: 0 when a runtime can be used, 1 when none can.")]
 pub struct Args {
-    /// Open the CPU runtime with this many virtual devices
+    /// Open the runtime with this many devices (of the CPU: virtual ones)
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     devices: u16,
+
+    #[command(flatten)]
+    device: common::DeviceArgs,
 
     /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
-pub const NEEDS: Needs = Needs::DeviceIfAny;
+impl Args {
+    pub fn needs(&self) -> Needs {
+        self.device.needs_if_any()
+    }
+}
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
-    let report = Report::collect(usize::from(args.devices), devices);
+    let report = Report::collect(&args, devices);
     match args.json {
         true => common::say(serde_json::to_string_pretty(&report)?)?,
         false => common::say(report.text().trim_end())?,
     }
-    Ok(ExitCode::from(u8::from(report.cpu.problem.is_some())))
+    Ok(ExitCode::from(u8::from(report.runtime.problem.is_some())))
 }
 
 #[derive(Serialize)]
@@ -36,15 +43,19 @@ struct Report {
     version: &'static str,
     program: PathBuf,
     cpu_feature: bool,
-    cpu: CpuReport,
+    runtime: RuntimeReport,
     plugins: Vec<PluginReport>,
 }
 
 #[derive(Default, Serialize)]
-struct CpuReport {
+struct RuntimeReport {
+    /// As `--device` names it.
+    name: String,
     /// Why the runtime cannot be used.
     problem: Option<String>,
+    /// The files that it is made of.
     libraries: Vec<PathBuf>,
+    platform: Option<String>,
     version: Option<String>,
     open_ms: Option<f64>,
     devices: Vec<DeviceReport>,
@@ -54,22 +65,25 @@ struct CpuReport {
 struct DeviceReport {
     kind: String,
     description: String,
+    /// Bytes that programs may use, where the runtime says it.
+    memory_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
 struct PluginReport {
     path: PathBuf,
+    kind: plugins::PluginKind,
     size_bytes: Option<u64>,
     found_by: String,
 }
 
 impl Report {
-    fn collect(num_devices: usize, devices: &Devices) -> Self {
+    fn collect(args: &Args, devices: &Devices) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             program: std::env::current_exe().unwrap_or_default(),
             cpu_feature: cfg!(feature = "cpu"),
-            cpu: CpuReport::collect(num_devices, devices),
+            runtime: RuntimeReport::collect(args, devices),
             plugins: plugins::find().into_iter().map(PluginReport::of).collect(),
         }
     }
@@ -78,21 +92,28 @@ impl Report {
         let feature = if self.cpu_feature { "on" } else { "off" };
         let mut out = format!("switchyard  {} (feature cpu {feature})\n", self.version);
         let _ = writeln!(out, "program     {}", self.program.display());
-        self.cpu.write(&mut out);
+        self.runtime.write(&mut out);
         let _ = writeln!(out, "plugins     {} PJRT plugins found (not loaded)", self.plugins.len());
         for plugin in &self.plugins {
             let size = plugin.size_bytes.map_or("missing".to_owned(), |n| format!("{} MB", n / 1_000_000));
-            let _ = writeln!(out, "            {} ({size}, by {})", plugin.path.display(), plugin.found_by);
+            let (kind, path) = (plugin.kind, plugin.path.display());
+            let _ = writeln!(out, "  {:<9} {path} ({size}, by {})", kind.to_string(), plugin.found_by);
         }
         out
     }
 }
 
-impl CpuReport {
-    fn collect(num_devices: usize, devices: &Devices) -> Self {
-        let mut report = Self { libraries: native::libraries().unwrap_or_default(), ..Self::default() };
+impl RuntimeReport {
+    fn collect(args: &Args, devices: &Devices) -> Self {
+        let choice = args.device.choice();
+        let libraries = match choice.plugin() {
+            Ok(None) => native::libraries().unwrap_or_default(),
+            Ok(Some(path)) => vec![path],
+            Err(_) => vec![],
+        };
+        let mut report = Self { name: choice.to_string(), libraries, ..Self::default() };
         let start = std::time::Instant::now();
-        match devices.open(num_devices) {
+        match args.device.open(devices, usize::from(args.devices)) {
             Ok(backend) => report.describe(&*backend, start.elapsed().as_secs_f64() * 1e3),
             Err(Unavailable::Failed(error)) => report.problem = Some(error.to_string()),
             Err(Unavailable::Missing(error)) => report.problem = Some(error.to_string()),
@@ -101,28 +122,31 @@ impl CpuReport {
     }
 
     fn describe(&mut self, backend: &dyn Backend, open_ms: f64) {
+        self.platform = Some(backend.platform().to_owned());
         self.version = Some(backend.version().to_owned());
         self.open_ms = Some(open_ms);
-        let device = |d: &crate::runtime::Device| DeviceReport {
+        let device = |(n, d): (usize, &crate::runtime::Device)| DeviceReport {
             kind: d.kind.clone(),
             description: d.description.clone(),
+            memory_bytes: backend.memory(n).and_then(|memory| memory.limit_bytes),
         };
-        self.devices = backend.devices().iter().map(device).collect();
+        self.devices = backend.devices().iter().enumerate().map(device).collect();
     }
 
     fn write(&self, out: &mut String) {
         match (&self.problem, &self.version) {
-            (Some(problem), _) => drop(writeln!(out, "cpu         not usable: {problem}")),
+            (Some(problem), _) => drop(writeln!(out, "{:<11} not usable: {problem}", self.name)),
             (None, version) => {
                 let version = version.as_deref().unwrap_or_default();
-                let _ = writeln!(out, "cpu         ready, version {version}");
+                let _ = writeln!(out, "{:<11} ready, version {version}", self.name);
             }
         }
         for library in &self.libraries {
             let _ = writeln!(out, "            {}", library.display());
         }
         for device in &self.devices {
-            let _ = writeln!(out, "  device    {} ({})", device.description, device.kind);
+            let memory = device.memory_bytes.map_or(String::new(), |n| format!(", {} MB", n / 1_000_000));
+            let _ = writeln!(out, "  device    {} ({}{memory})", device.description, device.kind);
         }
     }
 }
@@ -130,6 +154,6 @@ impl CpuReport {
 impl PluginReport {
     fn of(plugin: plugins::PluginFile) -> Self {
         let size_bytes = std::fs::metadata(&plugin.path).ok().map(|file| file.len());
-        Self { path: plugin.path, size_bytes, found_by: plugin.found_by }
+        Self { kind: plugin.kind(), path: plugin.path, size_bytes, found_by: plugin.found_by }
     }
 }

@@ -8,7 +8,6 @@ use anyhow::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub const NEEDS: Needs = Needs::Device;
 /// Most batches of a share, if nothing else is asked for.
 const SHARE_BATCHES: usize = 64;
 
@@ -36,6 +35,14 @@ pub struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    device: common::DeviceArgs,
+}
+
+impl Args {
+    pub fn needs(&self) -> Needs {
+        self.device.needs()
+    }
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
@@ -44,7 +51,7 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let wanted: Vec<String> = spec.state_inputs().map(|port| port.name.clone()).collect();
     let checkpoint = common::open_checkpoint(&args.checkpoint)?;
     let (text, batches) = held_out_text(&artifact.manifest.config, &args)?;
-    let mut session = Session::new(devices.open(1)?, artifact);
+    let mut session = Session::new(args.device.open(devices, 1)?, artifact);
     common::restore(&mut session, &checkpoint, &wanted)?;
     common::prepare(&mut session, "eval_step")?;
     let loss = train::held_out(&mut session, &text, batches)?;

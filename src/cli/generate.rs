@@ -8,7 +8,6 @@ use anyhow::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub const NEEDS: Needs = Needs::Device;
 
 /// Generate text from a prompt, greedily or sampled
 #[derive(clap::Args)]
@@ -37,6 +36,14 @@ pub struct Args {
     /// Most tokens to generate; as many as fit by default
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
+    #[command(flatten)]
+    device: common::DeviceArgs,
+}
+
+impl Args {
+    pub fn needs(&self) -> Needs {
+        self.device.needs()
+    }
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
@@ -46,7 +53,7 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     let artifact = common::compile(&config, &["next_token".into()])?;
     let wanted = parameters(&artifact)?;
-    let mut session = Session::new(devices.open(1)?, artifact);
+    let mut session = Session::new(args.device.open(devices, 1)?, artifact);
     common::restore(&mut session, &checkpoint, &wanted)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, seed: args.seed };
     let mut generator = Generator::new(session, &prompt, tokenizer.eos(), sampling)?;

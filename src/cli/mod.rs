@@ -4,6 +4,7 @@
 //! is handed to `switchyard-cpu` beside it, which does. Nothing here may name `runtime::cpu`, or the
 //! library would become part of the first program too: devices come as an [`OpenBackend`].
 
+mod aot;
 mod bench;
 mod common;
 mod compile;
@@ -17,7 +18,7 @@ mod run;
 mod train;
 mod upcycle;
 
-use crate::runtime::{Backend, RuntimeError};
+use crate::runtime::{Backend, RuntimeChoice, RuntimeError};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ use std::process::ExitCode;
   switchyard compile graphs/demo.json -o artifact
   switchyard inspect artifact
   switchyard train graphs/demo.json --data src docs --steps 1000 --out runs/demo
+  switchyard aot graphs/switch-base-8.json --topology v5e:4x4
   switchyard generate graphs/demo.json --checkpoint runs/demo --prompt 'fn <extra_id_0>() {'"
 )]
 pub struct Cli {
@@ -49,6 +51,9 @@ enum Command {
     Generate(generate::Args),
     Inspect(inspect::Args),
     Bench(bench::Args),
+    Aot(aot::Args),
+    #[command(name = crate::aot::SUBCOMMAND, hide = true)]
+    AotWorker(aot::WorkerArgs),
     Doctor(doctor::Args),
 }
 
@@ -60,18 +65,29 @@ pub type OpenBackend = fn(usize) -> Result<Box<dyn Backend>, RuntimeError>;
 pub enum Needs {
     /// No device: runs in the program that people type.
     Nothing,
-    /// A device: does not start without one.
-    Device,
-    /// A device, but has something to say without one.
-    DeviceIfAny,
+    /// The CPU runtime: does not start without it.
+    Cpu,
+    /// The CPU runtime, but has something to say without it.
+    CpuIfAny,
 }
 
 /// The devices that a command may open.
 pub struct Devices(Result<OpenBackend, RuntimeError>);
 
 impl Devices {
-    /// Opens the backend. Errors: why there is none.
-    pub fn open(&self, num_devices: usize) -> Result<Box<dyn Backend>, Unavailable> {
+    /// Opens the runtime that is asked for. Errors: why there is none.
+    pub fn open(
+        &self,
+        choice: &RuntimeChoice,
+        num_devices: usize,
+    ) -> Result<Box<dyn Backend>, Unavailable> {
+        match choice.open_plugin(num_devices).map_err(Unavailable::Failed)? {
+            Some(backend) => Ok(backend),
+            None => self.open_cpu(num_devices),
+        }
+    }
+
+    fn open_cpu(&self, num_devices: usize) -> Result<Box<dyn Backend>, Unavailable> {
         match &self.0 {
             Ok(open) => open(num_devices).map_err(Unavailable::Failed),
             Err(why) => Err(Unavailable::Missing(why.to_string())),
@@ -92,15 +108,16 @@ impl Command {
     fn needs(&self) -> Needs {
         match self {
             Self::Compile(_) => compile::NEEDS,
-            Self::Train(_) => train::NEEDS,
-            Self::Distill(_) => distill::NEEDS,
+            Self::Train(args) => args.needs(),
+            Self::Distill(args) => args.needs(),
             Self::Upcycle(_) => upcycle::NEEDS,
-            Self::Eval(_) => eval::NEEDS,
-            Self::Run(_) => run::NEEDS,
-            Self::Generate(_) => generate::NEEDS,
+            Self::Eval(args) => args.needs(),
+            Self::Run(args) => args.needs(),
+            Self::Generate(args) => args.needs(),
             Self::Inspect(_) => inspect::NEEDS,
-            Self::Bench(_) => bench::NEEDS,
-            Self::Doctor(_) => doctor::NEEDS,
+            Self::Bench(args) => args.needs(),
+            Self::Aot(_) | Self::AotWorker(_) => aot::NEEDS,
+            Self::Doctor(args) => args.needs(),
         }
     }
 
@@ -115,6 +132,8 @@ impl Command {
             Self::Generate(args) => generate::run(args, devices),
             Self::Inspect(args) => inspect::run(args, devices),
             Self::Bench(args) => bench::run(args, devices),
+            Self::Aot(args) => aot::run(args, devices),
+            Self::AotWorker(args) => aot::run_worker(args, devices),
             Self::Doctor(args) => doctor::run(args, devices),
         }
     }
@@ -128,7 +147,7 @@ pub fn main_thin() -> ExitCode {
         // Comes back only if the other program could not be started.
         _ => launch::device_program(),
     };
-    if command.needs() == Needs::Device {
+    if command.needs() == Needs::Cpu {
         return report(Err(missing.into()));
     }
     report(command.run(&Devices(Err(missing))))

@@ -8,7 +8,6 @@ use anyhow::{Context, bail};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-pub const NEEDS: Needs = Needs::Device;
 
 /// Run one program of an artifact: named tensors in, named tensors out
 #[derive(clap::Args)]
@@ -27,6 +26,14 @@ pub struct Args {
     /// Safetensors file to write: the outputs, and the state where the program returns it
     #[arg(long, value_name = "FILE")]
     outputs: PathBuf,
+    #[command(flatten)]
+    device: common::DeviceArgs,
+}
+
+impl Args {
+    pub fn needs(&self) -> Needs {
+        self.device.needs()
+    }
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
@@ -42,7 +49,7 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
         Some(path) => checkpoint::read_tensors(path)?,
         None => vec![],
     };
-    let mut session = Session::new(devices.open(1)?, artifact);
+    let mut session = Session::new(args.device.open(devices, 1)?, artifact);
     match checkpoint {
         Some(file) => common::restore(&mut session, &file, &wanted)?,
         None if !wanted.is_empty() => {

@@ -10,7 +10,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub const NEEDS: Needs = Needs::Device;
 /// What a shell reports for a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
@@ -63,6 +62,14 @@ pub struct RunArgs {
     /// Most batches of an evaluation
     #[arg(long, default_value_t = 8, value_name = "N", value_parser = common::at_least_one)]
     eval_batches: usize,
+    #[command(flatten)]
+    device: common::DeviceArgs,
+}
+
+impl Args {
+    pub fn needs(&self) -> Needs {
+        self.run.needs()
+    }
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
@@ -71,6 +78,10 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
 }
 
 impl RunArgs {
+    pub fn needs(&self) -> Needs {
+        self.device.needs()
+    }
+
     fn options(self, config: &RunConfig, teacher: Option<Teacher>) -> anyhow::Result<Options> {
         let steps = self.steps.or_else(|| total_steps(config));
         let initial = |path: PathBuf| -> anyhow::Result<Initial> {
@@ -99,16 +110,22 @@ impl RunArgs {
         artifact: Artifact,
         teacher: Option<Teacher>,
     ) -> anyhow::Result<ExitCode> {
+        let device = self.device.clone();
         let options = self.options(&artifact.manifest.config, teacher)?;
-        train(devices, artifact, &options)
+        train(&device, devices, artifact, &options)
     }
 }
 
-fn train(devices: &Devices, artifact: Artifact, options: &Options) -> anyhow::Result<ExitCode> {
+fn train(
+    device: &common::DeviceArgs,
+    devices: &Devices,
+    artifact: Artifact,
+    options: &Options,
+) -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || interrupt(&asked)).context("no handler for Ctrl-C")?;
-    let outcome = train::train(devices.open(1)?, artifact, options, &stop)?;
+    let outcome = train::train(device.open(devices, 1)?, artifact, options, &stop)?;
     common::say(&outcome.summary)?;
     common::say(format_args!(
         "checkpoint {} (state {})",

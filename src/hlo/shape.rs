@@ -71,6 +71,28 @@ impl ShapeProto {
         }
     }
 
+    /// Size in bytes of an array, or of all arrays of a tuple, in the tiles of its layout; saturates.
+    ///
+    /// The first tile decides: `f32[3,200]{1,0:T(8,128)}` takes 8 x 256 elements. Later ones only order what is inside.
+    pub fn padded_bytes(&self) -> u64 {
+        if self.is_tuple() {
+            return self.tuple_shapes.iter().fold(0u64, |n, s| n.saturating_add(s.padded_bytes()));
+        }
+        let Some(layout) = self.layout.as_ref().filter(|layout| !layout.tiles.is_empty()) else {
+            return self.bytes();
+        };
+        let sizes = layout.minor_to_major.iter().filter_map(|&d| self.dimensions.get(usize::try_from(d).ok()?));
+        let mut sizes: Vec<u64> = sizes.map(|&d| u64::try_from(d).unwrap_or(0)).collect();
+        let tile = &layout.tiles[0].dimensions;
+        sizes.resize(sizes.len().max(tile.len()), 1);
+        for (size, &tile) in sizes.iter_mut().zip(tile.iter().rev()) {
+            *size = size.checked_next_multiple_of(u64::try_from(tile).unwrap_or(1).max(1)).unwrap_or(u64::MAX);
+        }
+        let elements = sizes.into_iter().fold(1u64, u64::saturating_mul);
+        let bits = primitive(self.element_type).map_or(0, |p| p.bits);
+        (u128::from(elements) * u128::from(bits)).div_ceil(8).try_into().unwrap_or(u64::MAX)
+    }
+
     /// Whether no dimension is dynamic or unbounded, in any array of it.
     pub fn is_static(&self) -> bool {
         !self.is_dynamic_dimension.contains(&true)
@@ -133,6 +155,22 @@ mod tests {
         dynamic.is_dynamic_dimension = vec![true];
         assert!(!tuple_shape(vec![array_shape(4, vec![]), dynamic]).is_static());
         assert_eq!(array_shape(21, vec![3]).bytes(), 2); // three 4-bit elements in two bytes
+    }
+
+    #[test]
+    fn arrays_in_tiles_are_padded_to_whole_tiles() {
+        let padded = |shape: &str| {
+            let text = format!("HloModule m\nENTRY e {{ ROOT p = {shape} parameter(0) }}");
+            let module = crate::hlo::parse(&text).unwrap();
+            module.computations[0].instructions[0].shape.as_ref().unwrap().padded_bytes()
+        };
+        assert_eq!(padded("f32[3,200]{1,0}"), 3 * 200 * 4);
+        assert_eq!(padded("f32[3,200]{1,0:T(8,128)}"), 8 * 256 * 4);
+        // Column-major: the first dimension is the fastest.
+        assert_eq!(padded("f32[200,3]{0,1:T(8,128)}"), 8 * 256 * 4);
+        assert_eq!(padded("bf16[2,16,128]{2,1,0:T(8,128)(2,1)}"), 2 * 16 * 128 * 2);
+        assert_eq!(padded("f32[100]{0:T(256)}"), 256 * 4);
+        assert_eq!(padded("(f32[1]{0:T(256)}, pred[])"), 1025);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod alias;
 mod collectives;
 mod cost;
 mod graph;
+mod kernels;
 mod loops;
 mod memory;
 mod moe;
@@ -16,8 +17,9 @@ mod tensors;
 #[cfg(test)]
 mod tests;
 
+pub use kernels::{Kernel, kernels};
 pub use moe::{CheckOutcome, ExpectedShape, check_moe};
-pub use render::render;
+pub use render::{bytes as bytes_text, count as count_text, render};
 pub use report::{
     AliasRow, AliasTable, CollectiveRow, Flops, LoopRow, Memory, Report, ScopeRow, StaticShapes, TensorRow,
 };

@@ -157,13 +157,13 @@ fn left(mut table: Table, columns: &[usize]) -> Table {
     table
 }
 
-/// `1.50 MiB`.
-fn bytes(n: u64) -> String {
+/// Bytes for people: `1.50 MiB`.
+pub fn bytes(n: u64) -> String {
     scaled(n, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"])
 }
 
-/// `1.50 G`.
-fn count(n: u64) -> String {
+/// A count for people: `1.50 G`.
+pub fn count(n: u64) -> String {
     scaled(n, 1000.0, &["", "k", "M", "G", "T", "P", "E"])
 }
 

@@ -18,7 +18,8 @@ pub trait Backend: Send + Sync {
     /// Compiles a serialized `HloModuleProto` for devices `0..num_replicas`.
     ///
     /// Errors: [`RuntimeError::Module`] if its signature is not one of static arrays,
-    /// [`RuntimeError::DeviceCount`] if there are too few devices, [`RuntimeError::Compile`] if XLA refuses it.
+    /// [`RuntimeError::DeviceCount`] or [`RuntimeError::TooFewDevices`] if there are too few devices,
+    /// [`RuntimeError::Compile`] if XLA refuses it.
     fn compile(
         &self,
         hlo_module: &[u8],
@@ -27,6 +28,21 @@ pub trait Backend: Send + Sync {
 
     /// Copies a host value to a device. The value may be dropped afterwards.
     fn upload(&self, value: &Literal, device: usize) -> Result<DeviceBuffer, RuntimeError>;
+
+    /// The memory of a device, where the runtime counts it.
+    fn memory(&self, _device: usize) -> Option<DeviceMemory> {
+        None
+    }
+}
+
+/// Memory of a device in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceMemory {
+    pub used_bytes: u64,
+    /// The most that was in use at once.
+    pub peak_bytes: Option<u64>,
+    /// What programs may use.
+    pub limit_bytes: Option<u64>,
 }
 
 /// A device of a [`Backend`].
@@ -83,6 +99,23 @@ pub trait Buffer: Any + Send + Sync {
 
     /// Copies the value to the host, after it has been computed.
     fn download(&self) -> Result<Literal, RuntimeError>;
+
+    /// Starts [`Buffer::download`] and returns at once where the runtime can; the buffer may be dropped meanwhile.
+    fn start_download(&self) -> Result<Box<dyn PendingLiteral>, RuntimeError> {
+        Ok(Box::new(self.download()?))
+    }
+}
+
+/// A value on its way to the host.
+pub trait PendingLiteral: Send {
+    /// The value, when it has arrived.
+    fn wait(self: Box<Self>) -> Result<Literal, RuntimeError>;
+}
+
+impl PendingLiteral for Literal {
+    fn wait(self: Box<Self>) -> Result<Literal, RuntimeError> {
+        Ok(*self)
+    }
 }
 
 /// A [`Buffer`] of any backend.
@@ -123,7 +156,6 @@ impl From<DeviceBuffer> for Argument<'_> {
 }
 
 /// Checks arguments against a signature: replicas, counts, types, devices, donation.
-#[cfg(feature = "cpu")]
 pub(super) fn check_arguments(
     signature: &Signature,
     num_replicas: usize,
@@ -144,7 +176,6 @@ pub(super) fn check_arguments(
     Ok(())
 }
 
-#[cfg(feature = "cpu")]
 fn check_argument(
     signature: &Signature,
     replica: usize,

@@ -1,5 +1,6 @@
 //! Errors of the runtimes.
 
+use super::plugins::PluginKind;
 use crate::ir::TensorType;
 use std::path::PathBuf;
 
@@ -9,10 +10,16 @@ pub enum RuntimeError {
     #[error("the XLA runtime library {path} {problem}: run `make setup`", path = path.display())]
     Library { path: PathBuf, problem: String },
 
+    #[error("the PJRT plugin {path} {problem}", path = path.display())]
+    Plugin { path: PathBuf, problem: String },
+
+    #[error("no PJRT plugin for {kind} is found (`switchyard doctor` lists all): give --device plugin:PATH")]
+    NoPlugin { kind: PluginKind },
+
     #[error("{path} {problem}: run `cargo build --release --bins`", path = path.display())]
     Program { path: PathBuf, problem: String },
 
-    #[error("this build has no CPU runtime (cargo feature `cpu` is off): build with default features")]
+    #[error("this build has no CPU runtime (cargo feature `cpu` is off): give --device, or build with default features")]
     NoCpu,
 
     #[error(
@@ -20,6 +27,9 @@ pub enum RuntimeError {
          the count is fixed by its first use and by --xla_force_host_platform_device_count in XLA_FLAGS"
     )]
     DeviceCount { asked: usize, have: usize },
+
+    #[error("{asked} devices were asked for, the {platform} runtime has {have}")]
+    TooFewDevices { platform: String, asked: usize, have: usize },
 
     #[error("device {device} does not exist, there are {count}")]
     NoDevice { device: usize, count: usize },

@@ -8,6 +8,14 @@ use std::path::{Path, PathBuf};
 /// The environment variable that names another runtime folder (with `lib/`) than the one built with.
 pub const RUNTIME_VARIABLE: &str = "SWITCHYARD_RUNTIME";
 
+/// The folder that set-up fills: `$SWITCHYARD_RUNTIME`, else the one of when this program was built.
+pub fn runtime_folder() -> PathBuf {
+    match std::env::var_os(RUNTIME_VARIABLE) {
+        Some(folder) if !folder.is_empty() => PathBuf::from(folder),
+        _ => PathBuf::from(env!("SWITCHYARD_RUNTIME_FOLDER")),
+    }
+}
+
 /// The folder of the XLA libraries: `$SWITCHYARD_RUNTIME/lib`, else the one given when this program was built.
 ///
 /// Errors: [`RuntimeError::NoCpu`] if the program was built without the feature `cpu`.
@@ -29,19 +37,25 @@ pub fn libraries() -> Result<Vec<PathBuf>, RuntimeError> {
     paths.map(|path| check_library(&path).map(|()| path)).collect()
 }
 
-/// Whether this is a whole 64-bit little-endian ELF file: its section table lies inside the file.
+/// As [`check_elf`], for a file of the XLA library. Errors: [`RuntimeError::Library`].
 pub fn check_library(path: &Path) -> Result<(), RuntimeError> {
-    let fault = |problem: &str| RuntimeError::Library { path: path.to_owned(), problem: problem.to_owned() };
+    check_elf(path).map_err(|problem| RuntimeError::Library { path: path.to_owned(), problem })
+}
+
+/// Whether this is a whole 64-bit little-endian ELF file: its section table lies inside the file.
+///
+/// Errors: what is wrong, in words that follow a path.
+pub fn check_elf(path: &Path) -> Result<(), String> {
     let mut header = [0; 64];
     let mut file = File::open(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => fault("is missing"),
-        _ => fault(&format!("cannot be opened ({e})")),
+        std::io::ErrorKind::NotFound => "is missing".to_owned(),
+        _ => format!("cannot be opened ({e})"),
     })?;
-    let size = file.metadata().map_err(|e| fault(&format!("cannot be read ({e})")))?.len();
-    file.read_exact(&mut header).map_err(|_| fault("is cut off"))?;
+    let size = file.metadata().map_err(|e| format!("cannot be read ({e})"))?.len();
+    file.read_exact(&mut header).map_err(|_| "is cut off")?;
     match sections_end(&header) {
-        None => Err(fault("is damaged (not an ELF library)")),
-        Some(end) if end > size => Err(fault(&format!("is cut off ({size} of {end} bytes)"))),
+        None => Err("is damaged (not an ELF library)".into()),
+        Some(end) if end > size => Err(format!("is cut off ({size} of {end} bytes)")),
         Some(_) => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! Looks for PJRT plugins on disk: in variables that name them, and in Python's package folders. Loads nothing.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +13,54 @@ pub struct PluginFile {
     pub found_by: String,
 }
 
+/// What a plugin is for, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PluginKind {
+    Cpu,
+    Cuda,
+    Tpu,
+    Other,
+}
+
+impl fmt::Display for PluginKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Tpu => "tpu",
+            Self::Other => "other",
+        })
+    }
+}
+
+impl PluginFile {
+    /// What it is for: its name says it, or the folder of its package.
+    pub fn kind(&self) -> PluginKind {
+        let folder = self.path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        let name = format!("{folder}/{}", file_name(&self.path)).to_lowercase();
+        match () {
+            () if name.contains("libtpu") => PluginKind::Tpu,
+            () if name.contains("cuda") => PluginKind::Cuda,
+            () if name.contains("cpu") => PluginKind::Cpu,
+            () => PluginKind::Other,
+        }
+    }
+}
+
+/// The plugin of this kind to take: one that a variable names before one in a package, the first by path.
+pub fn first(kind: PluginKind) -> Option<PathBuf> {
+    let found: Vec<PluginFile> =
+        find().into_iter().filter(|file| file.kind() == kind && file.path.is_file()).collect();
+    let named = found.iter().find(|file| VARIABLES.contains(&file.found_by.as_str()));
+    named.or(found.first()).map(|file| file.path.clone())
+}
+
 /// The variables whose value names plugins, alone or as `name:path,name:path`.
 const VARIABLES: [&str; 3] = ["PJRT_NAMES_AND_LIBRARY_PATHS", "XLA_PJRT_PLUGIN", "TPU_LIBRARY_PATH"];
+
+/// The folders of the runtime that set-up fetches plugins into.
+const FETCHED: [&str; 3] = ["lib", "tpu", "cpu-plugin"];
 
 /// All plugins that can be found without running anything, in order of path.
 pub fn find() -> Vec<PluginFile> {
@@ -22,8 +69,9 @@ pub fn find() -> Vec<PluginFile> {
         let value = std::env::var(name).unwrap_or_default();
         found.extend(paths_in(&value).map(|path| PluginFile { path, found_by: name.to_owned() }));
     }
-    let runtime = super::native::library_folder().ok();
-    for folder in package_folders().into_iter().chain(runtime) {
+    let runtime = super::native::runtime_folder();
+    let fetched = FETCHED.map(|folder| runtime.join(folder));
+    for folder in package_folders().into_iter().chain(fetched) {
         let found_by = folder.display().to_string();
         found.extend(plugins_in(&folder).map(|path| PluginFile { path, found_by: found_by.clone() }));
     }
@@ -92,6 +140,16 @@ mod tests {
         for name in ["libpjrt_registry.so", "xla_cuda_plugin.py", "libtpu.so.txt", "numpy.so"] {
             assert!(!is_plugin_name(name), "{name}");
         }
+    }
+
+    #[test]
+    fn kinds_are_told_by_file_and_folder() {
+        let kind = |path: &str| PluginFile { path: path.into(), found_by: String::new() }.kind();
+        assert_eq!(kind("/a/libtpu/libtpu.so"), PluginKind::Tpu);
+        assert_eq!(kind("/a/jax_plugins/xla_cuda13/xla_cuda_plugin.so"), PluginKind::Cuda);
+        assert_eq!(kind("/a/xla_cuda13/pjrt_c_api_gpu_plugin.so"), PluginKind::Cuda);
+        assert_eq!(kind("/a/cpu-plugin/pjrt_c_api_cpu_plugin.so"), PluginKind::Cpu);
+        assert_eq!(kind("/cuda/x/pjrt_plugin_metal_14.dylib"), PluginKind::Other);
     }
 
     #[test]

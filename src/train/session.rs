@@ -173,14 +173,15 @@ impl Session {
         }
         let executable = self.executables.get(name).ok_or(SessionError::NoState)?;
         let results = executable.run(arguments).map_err(|e| runtime(name, e))?;
-        let mut outputs = vec![];
+        let mut copies = vec![];
         for (port, buffer) in spec.outputs.iter().zip(results) {
             match port.role {
                 Role::State => drop(self.state.insert(port.name.clone(), buffer)),
-                _ => outputs.push((port.name.clone(), buffer.download().map_err(|e| runtime(name, e))?)),
+                _ => copies.push((port.name.clone(), buffer.start_download().map_err(|e| runtime(name, e))?)),
             }
         }
-        Ok(outputs)
+        let arrived = copies.into_iter().map(|(port, copy)| Ok((port, copy.wait()?)));
+        arrived.collect::<Result<_, _>>().map_err(|e| runtime(name, e))
     }
 
     /// Nothing is taken from the state before all of it is known to be there.

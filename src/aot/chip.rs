@@ -1,0 +1,94 @@
+//! Accelerators by the names of their topologies, with the peak figures that their makers publish.
+
+/// One chip. Rates are per second and chip; a chip may count as several devices.
+#[derive(Debug, PartialEq)]
+pub struct Chip {
+    /// The name before the colon of a topology.
+    pub name: &'static str,
+    /// Devices that the compiler sees in one chip.
+    pub devices: usize,
+    /// Dense matrix products of bfloat16 with float32 sums.
+    pub bf16_flops: f64,
+    /// Bytes to and from the high-bandwidth memory.
+    pub memory_bytes_per_s: f64,
+    /// Links to neighbours: two for each dimension of the torus.
+    pub links: usize,
+    /// Bytes that one link carries in one direction.
+    pub link_bytes_per_s: f64,
+    /// Dimensions of a slice.
+    pub dimensions: usize,
+    /// Cycles per second of the matrix units, by which the compiler's cycles become time.
+    pub clock_hz: f64,
+}
+
+/// TPUs, from the system architecture pages of Google's Cloud documentation. The clock is not published for all: it is what
+/// makes the peak of the known number of 128 x 128 (from v6e on 256 x 256) matrix units.
+pub const TPUS: [Chip; 5] = [
+    Chip {
+        name: "v4",
+        devices: 1,
+        bf16_flops: 275e12,
+        memory_bytes_per_s: 1.2e12,
+        links: 6,
+        link_bytes_per_s: 50e9,
+        dimensions: 3,
+        clock_hz: 1.05e9,
+    },
+    Chip {
+        name: "v5e",
+        devices: 1,
+        bf16_flops: 197e12,
+        memory_bytes_per_s: 819e9,
+        links: 4,
+        link_bytes_per_s: 50e9,
+        dimensions: 2,
+        clock_hz: 1.5e9,
+    },
+    Chip {
+        name: "v5p",
+        devices: 1,
+        bf16_flops: 459e12,
+        memory_bytes_per_s: 2.765e12,
+        links: 6,
+        link_bytes_per_s: 100e9,
+        dimensions: 3,
+        clock_hz: 1.75e9,
+    },
+    Chip {
+        name: "v6e",
+        devices: 1,
+        bf16_flops: 918e12,
+        memory_bytes_per_s: 1.64e12,
+        links: 4,
+        link_bytes_per_s: 100e9,
+        dimensions: 2,
+        clock_hz: 1.75e9,
+    },
+    Chip {
+        name: "tpu7x",
+        devices: 2,
+        bf16_flops: 2307e12,
+        memory_bytes_per_s: 7.38e12,
+        links: 6,
+        link_bytes_per_s: 100e9,
+        dimensions: 3,
+        clock_hz: 2.2e9,
+    },
+];
+
+/// Peak rates of one device: its share of the chip's.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Peak {
+    pub bf16_flops: f64,
+    pub memory_bytes_per_s: f64,
+}
+
+impl Chip {
+    pub fn peak(&self) -> Peak {
+        let share = self.devices as f64;
+        Peak {
+            bf16_flops: self.bf16_flops / share,
+            memory_bytes_per_s: self.memory_bytes_per_s / share,
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Ahead of time: compiles a program for devices that are not there, and reports what came of it.
+//!
+//! The compiler is a plugin's and may end its process, so it runs in a child.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `chip`, `topology` | accelerators with their public figures, slices of them by name |
+//! | `child`, `worker` | the two sides of the child process |
+//! | `report`, `model`, `render` | what is known and from where, our estimate of time, tables |
+
+mod child;
+mod chip;
+mod model;
+mod render;
+mod report;
+mod topology;
+mod worker;
+
+pub use child::{ChildError, SUBCOMMAND};
+pub use chip::{Chip, Peak, TPUS};
+pub use model::StepTime;
+pub use render::render;
+pub use report::{AotReport, FromCompiler, FromGraph, FromModel, KernelRow, Padding, ReportError, Shortage};
+pub use topology::{Topology, TopologyError};
+pub use worker::{Compiled, Outcome, Task, work};
+
+use crate::artifact::Artifact;
+use crate::hlo;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// A program cannot be compiled ahead of time.
+#[derive(Debug, thiserror::Error)]
+pub enum AotError {
+    #[error("the artifact has no program `{name}`; it has {}", found.join(", "))]
+    NoProgram { name: String, found: Vec<String> },
+    #[error("the program runs on {replicas} devices, {topology} has {devices}")]
+    TooLarge { replicas: usize, topology: Topology, devices: usize },
+    #[error("{action}: {message}")]
+    Refused { action: String, message: String },
+    #[error("cannot {action} `{}`", path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
+}
+
+/// How to compile.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub plugin: PathBuf,
+    pub topology: Topology,
+    /// The time that the compiler gets.
+    pub limit: Duration,
+}
+
+/// Compiles one program of an artifact and reports; what stays, named after program and topology, goes to `out`.
+pub fn compile(
+    artifact: &Artifact,
+    program: &str,
+    options: &Options,
+    out: Option<&Path>,
+) -> Result<AotReport, AotError> {
+    let (spec, module) = artifact.program(program).ok_or_else(|| AotError::NoProgram {
+        name: program.into(),
+        found: artifact.manifest.programs.iter().map(|p| p.name.clone()).collect(),
+    })?;
+    let topology = &options.topology;
+    let (replicas, devices) = (1, topology.num_devices());
+    if replicas > devices {
+        return Err(AotError::TooLarge { replicas, topology: topology.clone(), devices });
+    }
+    let graph = report::from_graph(&artifact.manifest, spec, module)?;
+    let folder = tempfile::tempdir().map_err(io("create", &std::env::temp_dir()))?;
+    let task = task(options, replicas, folder.path());
+    fs::write(&task.module, hlo::encode(module)).map_err(io("write", &task.module))?;
+    let mut report = AotReport {
+        name: artifact.manifest.config.name.clone(),
+        program: program.into(),
+        topology: topology.to_string(),
+        chips: topology.num_chips(),
+        replicas,
+        fits: true,
+        shortage: None,
+        graph,
+        compiler: None,
+        model: None,
+    };
+    match child::run(&task, options.limit)? {
+        Outcome::Compiled(said) => {
+            let optimized = read(&folder.path().join(worker::OPTIMIZED_FILE))?;
+            let optimized = report::optimized_module(&optimized)?;
+            if let Some(out) = out {
+                keep(folder.path(), &optimized, &format!("{program}.{}", file_name(topology)), out)?;
+            }
+            let (compiler, model) = report::from_compiler(topology, &report.graph, said, &optimized)?;
+            report.compiler = Some(compiler);
+            report.model = Some(model);
+        }
+        Outcome::OutOfMemory { message } => {
+            report.fits = false;
+            report.shortage = Some(Shortage::read(&message));
+        }
+        Outcome::Refused { action, message } => return Err(AotError::Refused { action, message }),
+    }
+    Ok(report)
+}
+
+fn task(options: &Options, replicas: usize, folder: &Path) -> Task {
+    Task {
+        plugin: options.plugin.clone(),
+        topology: options.topology.to_string(),
+        options: options.topology.options().into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+        module: folder.join("module.hlo.pb"),
+        replicas,
+        out: folder.to_owned(),
+    }
+}
+
+/// The topology as part of a file's name: `v5e-4x4`.
+fn file_name(topology: &Topology) -> String {
+    topology.to_string().replace(':', "-")
+}
+
+/// Puts the executable and the optimized module where they stay.
+fn keep(folder: &Path, optimized: &hlo::HloModuleProto, name: &str, out: &Path) -> Result<(), AotError> {
+    fs::create_dir_all(out).map_err(io("create", out))?;
+    let executable = out.join(format!("{name}.executable"));
+    fs::copy(folder.join(worker::EXECUTABLE_FILE), &executable).map_err(io("write", &executable))?;
+    let binary = out.join(format!("{name}.optimized.hlo.pb"));
+    fs::write(&binary, hlo::encode(optimized)).map_err(io("write", &binary))?;
+    let text = out.join(format!("{name}.optimized.hlo.txt"));
+    fs::write(&text, hlo::print(optimized)).map_err(io("write", &text))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, AotError> {
+    fs::read(path).map_err(io("read", path))
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> AotError {
+    move |source| AotError::Io { action, path: path.into(), source }
+}

@@ -1,0 +1,123 @@
+//! Our own model of time: what neither the compiler nor the graph says.
+
+use super::topology::Topology;
+use crate::inspect::{CollectiveRow, Kernel};
+
+/// Time of one step of one device, in seconds. Everything here is computed from peak figures, nothing is measured.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct StepTime {
+    /// Matrix products at the peak rate.
+    pub compute_seconds: f64,
+    /// Bytes to and from memory at the peak rate.
+    pub memory_seconds: f64,
+    /// Collectives, one after the other, on links at their peak rate.
+    pub interconnect_seconds: f64,
+    /// The larger of compute and memory, with the collectives all hidden: no step is faster.
+    pub roofline_seconds: f64,
+    /// Kernel after kernel, each as long as the compiler's cycles or its bytes take, then the collectives, none hidden.
+    pub step_seconds: f64,
+    /// Share of `step_seconds`, without collectives, in kernels for which the compiler gives cycles.
+    pub covered_by_cycles: f64,
+}
+
+/// The time of a step from its matrix products (of the graph), its kernels (of the compiler) and its collectives.
+pub fn step_time(
+    topology: &Topology,
+    dot_flops: u64,
+    kernels: &[Kernel],
+    collectives: &[CollectiveRow],
+) -> StepTime {
+    let peak = topology.chip.peak();
+    let bytes: f64 = kernels.iter().map(|k| k.runs as f64 * k.memory_bytes as f64).sum();
+    let (compute, memory) = (dot_flops as f64 / peak.bf16_flops, bytes / peak.memory_bytes_per_s);
+    let (mut known, mut unknown) = (0.0, 0.0);
+    for kernel in kernels {
+        let moving = kernel.memory_bytes as f64 / peak.memory_bytes_per_s;
+        let runs = kernel.runs as f64;
+        match kernel.cycles {
+            Some(cycles) => known += runs * moving.max(cycles as f64 / topology.chip.clock_hz),
+            None => unknown += runs * moving,
+        }
+    }
+    // An empty sum of floats is -0.
+    let interconnect = collectives.iter().fold(0.0, |sum, row| sum + collective_seconds(topology, row));
+    let roofline = compute.max(memory);
+    let kernels = known + unknown;
+    StepTime {
+        compute_seconds: compute,
+        memory_seconds: memory,
+        interconnect_seconds: interconnect,
+        roofline_seconds: roofline,
+        step_seconds: kernels.max(roofline) + interconnect,
+        covered_by_cycles: if kernels > 0.0 { known / kernels } else { 0.0 },
+    }
+}
+
+/// Seconds in the collectives of one row: rings along one dimension of the torus, both directions at once.
+///
+/// A ring of `n` moves what [`CollectiveRow::ring_bytes`] counts. An exchange of all with all passes on average `n / 4`
+/// neighbours, so each link carries `n / 8` times what a device holds.
+pub fn collective_seconds(topology: &Topology, row: &CollectiveRow) -> f64 {
+    let devices = row.group_size.unwrap_or(topology.num_devices() as u64).max(1) as f64;
+    if devices < 2.0 {
+        return 0.0;
+    }
+    let link = topology.chip.link_bytes_per_s;
+    match row.opcode.as_str() {
+        "all-to-all" => row.input_bytes as f64 * devices / 8.0 / link,
+        "collective-permute" | "collective-broadcast" => row.input_bytes as f64 / link,
+        "all-reduce" => 2.0 * row.input_bytes as f64 * (devices - 1.0) / devices / (2.0 * link),
+        "all-gather" => row.output_bytes as f64 * (devices - 1.0) / devices / (2.0 * link),
+        _ => row.input_bytes as f64 * (devices - 1.0) / devices / (2.0 * link),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(opcode: &str, group_size: u64, bytes: u64) -> CollectiveRow {
+        CollectiveRow {
+            opcode: opcode.into(),
+            group_size: Some(group_size),
+            instructions: 1,
+            executions: 1,
+            input_bytes: bytes,
+            output_bytes: bytes,
+            ring_bytes: None,
+        }
+    }
+
+    fn kernel(runs: u64, cycles: Option<u64>, memory_bytes: u64) -> Kernel {
+        let (name, opcode, op_name) = (String::new(), "fusion".into(), String::new());
+        Kernel { name, opcode, op_name, runs, cycles, memory_bytes }
+    }
+
+    #[test]
+    fn collectives_take_the_time_of_their_links() {
+        // v5e: 50 GB/s in each direction of each link; a ring uses both directions.
+        let topology: Topology = "v5e:4x4".parse().unwrap();
+        let seconds = |opcode, n| collective_seconds(&topology, &row(opcode, n, 1_000_000_000));
+        assert_eq!(seconds("all-reduce", 4), 2.0 * 0.75 / 100.0);
+        assert_eq!(seconds("reduce-scatter", 4), 0.75 / 100.0);
+        assert_eq!(seconds("all-gather", 4), 0.75 / 100.0);
+        assert_eq!(seconds("all-to-all", 4), 0.5 / 50.0);
+        assert_eq!(seconds("collective-permute", 4), 1.0 / 50.0);
+        assert_eq!(seconds("all-reduce", 1), 0.0);
+    }
+
+    #[test]
+    fn a_kernel_takes_as_long_as_its_cycles_or_its_bytes() {
+        // v5e: 1.5 GHz, 819 GB/s. 1500 cycles are 1 us, 819 kB are 1 us.
+        let topology: Topology = "v5e:1x1".parse().unwrap();
+        let time = |kernels: &[Kernel]| step_time(&topology, 0, kernels, &[]);
+        let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
+        near(time(&[kernel(10, Some(3000), 819_000)]).step_seconds, 20e-6);
+        near(time(&[kernel(10, Some(300), 819_000)]).step_seconds, 10e-6);
+        let mixed = time(&[kernel(1, Some(1500), 0), kernel(1, None, 3 * 819_000)]);
+        near(mixed.step_seconds, 4e-6);
+        near(mixed.covered_by_cycles, 0.25);
+        // Never faster than the matrix units: 197 TFLOP/s.
+        near(step_time(&topology, 197_000_000, &[], &[]).step_seconds, 1e-6);
+    }
+}

@@ -1,0 +1,267 @@
+//! What is known about a program on a topology, each figure in the part that says where it comes from.
+
+use super::model::{self, StepTime};
+use super::topology::Topology;
+use super::worker::Compiled;
+use crate::artifact::{Manifest, ProgramSpec};
+use crate::hlo::{self, HloModuleProto, ShapeProto};
+use crate::inspect::{self, CollectiveRow, Flops, InspectError, Kernel, TensorRow};
+use crate::step::Role;
+use prost::Message;
+use serde::Serialize;
+
+/// Everything about one compilation.
+#[derive(Clone, Debug, Serialize)]
+pub struct AotReport {
+    pub name: String,
+    pub program: String,
+    pub topology: String,
+    pub chips: usize,
+    /// Devices of the topology that run the program together.
+    pub replicas: usize,
+    pub fits: bool,
+    /// Where it does not fit.
+    pub shortage: Option<Shortage>,
+    pub graph: FromGraph,
+    /// `None` where the compiler gave up.
+    pub compiler: Option<FromCompiler>,
+    pub model: Option<FromModel>,
+}
+
+/// How much is missing, in bytes, by the compiler's message.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Shortage {
+    pub needed_bytes: Option<u64>,
+    pub available_bytes: Option<u64>,
+    pub message: String,
+}
+
+/// Counted in the module that was given to the compiler, loops times their trips, per device.
+#[derive(Clone, Debug, Serialize)]
+pub struct FromGraph {
+    pub flops: Flops,
+    pub state_bytes: u64,
+    pub input_bytes: u64,
+    /// Outputs that do not lie in the state.
+    pub output_bytes: u64,
+    pub tokens_per_step: u64,
+    pub collectives: Vec<CollectiveRow>,
+    /// The largest arrays that are computed, before any fusion.
+    pub largest: Vec<TensorRow>,
+    /// The largest tensors of the state.
+    pub largest_state: Vec<TensorRow>,
+}
+
+/// What the compiler says, and what stands in its optimized module.
+#[derive(Clone, Debug, Serialize)]
+pub struct FromCompiler {
+    #[serde(flatten)]
+    pub said: Compiled,
+    /// State, inputs and outputs with and without the padding of their tiles.
+    pub padding: Padding,
+    pub kernels: usize,
+    /// Kernels for which it gives no cycles.
+    pub kernels_without_cycles: usize,
+    /// Kernels by time, as the model sees them.
+    pub longest: Vec<KernelRow>,
+}
+
+/// Bytes of the arguments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Padding {
+    pub dense_bytes: u64,
+    pub padded_bytes: u64,
+}
+
+impl Padding {
+    /// The share of memory that holds nothing, 0 to 1.
+    pub fn waste(&self) -> f64 {
+        1.0 - self.dense_bytes as f64 / (self.padded_bytes as f64).max(1.0)
+    }
+}
+
+/// One kernel.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelRow {
+    pub name: String,
+    pub op_name: String,
+    pub runs: u64,
+    pub cycles: Option<u64>,
+    pub memory_bytes: u64,
+}
+
+/// What follows from the two and the peak figures of the chip.
+#[derive(Clone, Debug, Serialize)]
+pub struct FromModel {
+    #[serde(flatten)]
+    pub time: StepTime,
+    /// Of all devices together.
+    pub tokens_per_second: f64,
+    /// Matrix products of the step (those computed twice included) against the peak of bfloat16, 0 to 1.
+    pub share_of_peak: f64,
+}
+
+/// Rows in the lists of a report.
+const ROWS: usize = 8;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    #[error("the compiler's module cannot be read: {0}")]
+    Optimized(String),
+}
+
+/// The part of the report that needs no compiler.
+pub fn from_graph(
+    manifest: &Manifest,
+    spec: &ProgramSpec,
+    module: &HloModuleProto,
+) -> Result<FromGraph, ReportError> {
+    let found = inspect::inspect(module)?;
+    let bytes = |role: Role| {
+        let ports = spec.inputs.iter().filter(|port| port.role == role);
+        ports.filter_map(|port| port.ty()).fold(0u64, |n, ty| n.saturating_add(ty.size_bytes() as u64))
+    };
+    let state: Vec<TensorRow> =
+        found.parameters.iter().filter(|row| is_state(spec, row.index)).cloned().collect();
+    Ok(FromGraph {
+        flops: found.flops,
+        state_bytes: bytes(Role::State),
+        input_bytes: bytes(Role::Input),
+        output_bytes: found.output_bytes.saturating_sub(found.aliases.bytes),
+        tokens_per_step: tokens_per_step(manifest),
+        collectives: found.collectives,
+        largest: found.largest.into_iter().take(ROWS).collect(),
+        largest_state: largest(state),
+    })
+}
+
+fn is_state(spec: &ProgramSpec, index: usize) -> bool {
+    spec.inputs.get(index).is_some_and(|port| port.role == Role::State)
+}
+
+fn largest(mut rows: Vec<TensorRow>) -> Vec<TensorRow> {
+    rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
+    rows.truncate(ROWS);
+    rows
+}
+
+/// Tokens of both sides that a step of all devices learns from.
+fn tokens_per_step(manifest: &Manifest) -> u64 {
+    let batch = &manifest.config.batch;
+    let encoder = if manifest.config.model.num_encoder_layers > 0 { batch.input_length } else { 0 };
+    (batch.sequences * (encoder + batch.target_length)) as u64
+}
+
+/// The part that the compiler knows, and what follows from it.
+pub fn from_compiler(
+    topology: &Topology,
+    graph: &FromGraph,
+    said: Compiled,
+    optimized: &HloModuleProto,
+) -> Result<(FromCompiler, FromModel), ReportError> {
+    let kernels = inspect::kernels(optimized)?;
+    let time = model::step_time(topology, graph.flops.dot, &kernels, &graph.collectives);
+    let compiler = FromCompiler {
+        said,
+        padding: padding(optimized),
+        kernels: kernels.len(),
+        kernels_without_cycles: kernels.iter().filter(|k| k.cycles.is_none()).count(),
+        longest: longest(topology, kernels),
+    };
+    let peak = topology.chip.peak().bf16_flops;
+    let model = FromModel {
+        time,
+        tokens_per_second: graph.tokens_per_step as f64 / time.step_seconds.max(f64::MIN_POSITIVE),
+        share_of_peak: graph.flops.dot as f64 / (time.step_seconds * peak).max(f64::MIN_POSITIVE),
+    };
+    Ok((compiler, model))
+}
+
+fn longest(topology: &Topology, mut kernels: Vec<Kernel>) -> Vec<KernelRow> {
+    let seconds = |k: &Kernel| {
+        let moving = k.memory_bytes as f64 / topology.chip.peak().memory_bytes_per_s;
+        let computing = k.cycles.map_or(0.0, |n| n as f64 / topology.chip.clock_hz);
+        k.runs as f64 * moving.max(computing)
+    };
+    kernels.sort_by(|a, b| seconds(b).total_cmp(&seconds(a)));
+    let row = |k: Kernel| KernelRow {
+        name: k.name,
+        op_name: k.op_name,
+        runs: k.runs,
+        cycles: k.cycles,
+        memory_bytes: k.memory_bytes,
+    };
+    kernels.into_iter().take(ROWS).map(row).collect()
+}
+
+/// Parameters of the entry, whose layouts the compiler has chosen.
+fn padding(optimized: &HloModuleProto) -> Padding {
+    let entry = optimized.entry().map_or(&[][..], |c| &c.instructions);
+    let parameters = entry.iter().filter(|i| i.opcode == "parameter").filter_map(|i| i.shape.as_ref());
+    parameters.fold(Padding::default(), |sum, shape: &ShapeProto| Padding {
+        dense_bytes: sum.dense_bytes.saturating_add(shape.bytes()),
+        padded_bytes: sum.padded_bytes.saturating_add(shape.padded_bytes()),
+    })
+}
+
+/// The module in an `HloModuleProtoWithConfig`.
+pub fn optimized_module(bytes: &[u8]) -> Result<HloModuleProto, ReportError> {
+    /// Its first field is the module.
+    #[derive(Clone, PartialEq, Message)]
+    struct WithConfig {
+        #[prost(message, optional, tag = "1")]
+        hlo_module: Option<HloModuleProto>,
+    }
+    let read = WithConfig::decode(bytes).map_err(|e| ReportError::Optimized(e.to_string()))?;
+    let module = read.hlo_module.ok_or_else(|| ReportError::Optimized("it is empty".into()))?;
+    hlo::check(&module).map_err(|e| ReportError::Optimized(e.to_string()))?;
+    Ok(module)
+}
+
+impl Shortage {
+    /// Reads the two amounts in `(48.00G) exceeds available HBM (15.75G)`.
+    pub fn read(message: &str) -> Self {
+        let amounts: Vec<u64> = message.split(['(', ')']).filter_map(amount).collect();
+        let [needed_bytes, available_bytes] = [0, 1].map(|n| amounts.get(n).copied());
+        Self { needed_bytes, available_bytes, message: message.into() }
+    }
+
+    /// What is missing.
+    pub fn missing_bytes(&self) -> Option<u64> {
+        self.needed_bytes?.checked_sub(self.available_bytes?)
+    }
+}
+
+/// `15.75G` in bytes.
+fn amount(text: &str) -> Option<u64> {
+    let (number, shift) = [("T", 40), ("G", 30), ("M", 20), ("K", 10), ("B", 0)]
+        .into_iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, shift)))?;
+    let value: f64 = number.parse().ok()?;
+    Some((value * (1u64 << shift) as f64) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_amounts_of_a_shortage_are_read_from_the_message() {
+        let message = "E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO \
+                       temporaries (48.00G) exceeds available HBM (15.75G). HLO module: m.";
+        let shortage = Shortage::read(message);
+        assert_eq!(shortage.needed_bytes, Some(48 << 30));
+        assert_eq!(shortage.available_bytes, Some((15 << 30) + (768 << 20)));
+        assert_eq!(shortage.missing_bytes(), Some((32 << 30) + (256 << 20)));
+        assert_eq!(Shortage::read("no numbers (here)").missing_bytes(), None);
+    }
+
+    #[test]
+    fn a_module_that_is_none_is_refused() {
+        assert!(optimized_module(b"").is_err());
+        assert!(optimized_module(&[0xff; 20]).is_err());
+    }
+}

@@ -1,0 +1,72 @@
+//! `aot`: compiles for a topology that need not be there, and reports what the compiler made of it.
+
+use super::{Devices, Needs, common};
+use crate::aot::{self, Options, Topology};
+use crate::runtime::RuntimeChoice;
+use anyhow::Context;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+pub const NEEDS: Needs = Needs::Nothing;
+const DOES_NOT_FIT: u8 = 1;
+
+/// Compile for TPUs that are not here: does it fit, memory, FLOPs, estimated time
+#[derive(clap::Args)]
+#[command(after_help = "Topologies: v4:2x2x1, v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1 and larger ones. The compiler is \
+                  libtpu (`scripts/setup.sh --with-libtpu`); it needs no TPU. No figure is measured on one.\n\n\
+                  Exit status: 0 when the program fits, 1 when it does not or cannot be compiled.")]
+pub struct Args {
+    #[command(flatten)]
+    source: common::SourceArgs,
+    /// Chips to compile for, such as v5e:4x4
+    #[arg(long, value_name = "KIND:AxB")]
+    topology: Topology,
+    /// The program
+    #[arg(long, default_value = "train_step", value_name = "NAME")]
+    program: String,
+    /// Folder for the executable, the optimized HLO and the report
+    #[arg(short, long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// The plugin that compiles; libtpu where it is found by default
+    #[arg(long, value_name = "PATH")]
+    plugin: Option<PathBuf>,
+    /// Seconds that the compiler gets
+    #[arg(long, default_value_t = 3600, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
+    let plugin = match args.plugin {
+        Some(path) => path,
+        None => RuntimeChoice::Tpu
+            .plugin()
+            .context("fetch libtpu with `scripts/setup.sh --with-libtpu`, or give --plugin")?
+            .unwrap_or_default(),
+    };
+    let artifact = args.source.artifact()?;
+    let options =
+        Options { plugin, topology: args.topology, limit: Duration::from_secs(args.timeout) };
+    common::note(format_args!("compiling {} for {} ...", args.program, options.topology));
+    let report = aot::compile(&artifact, &args.program, &options, args.out.as_deref())?;
+    match args.json {
+        true => common::say(serde_json::to_string_pretty(&report)?)?,
+        false => common::say(aot::render(&report).trim_end())?,
+    }
+    Ok(ExitCode::from(if report.fits { 0 } else { DOES_NOT_FIT }))
+}
+
+/// Compile one module for a topology, in a process of its own
+#[derive(clap::Args)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    task: aot::Task,
+}
+
+pub fn run_worker(args: WorkerArgs, _: &Devices) -> anyhow::Result<ExitCode> {
+    aot::work(&args.task).context("the outcome cannot be written")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,126 @@
+//! Programs compiled for TPUs by their real compiler, without a TPU.
+//!
+//! The compiler comes from `scripts/setup.sh --with-libtpu` (`make tpu` does it). Without it these tests say so and pass,
+//! unless `SWITCHYARD_REQUIRE_TPU` is set.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+use switchyard::aot::{self, AotError, Options};
+use switchyard::artifact::{self, Artifact};
+use switchyard::config::RunConfig;
+
+fn libtpu() -> Option<PathBuf> {
+    let runtime = std::env::var_os("SWITCHYARD_RUNTIME").map_or(".runtime".into(), PathBuf::from);
+    let path = runtime.join("tpu/libtpu.so");
+    if path.is_file() {
+        return path.canonicalize().ok();
+    }
+    assert!(std::env::var_os("SWITCHYARD_REQUIRE_TPU").is_none(), "no {}: run `make tpu`", path.display());
+    eprintln!("skipped: no {}: run `make tpu`", path.display());
+    None
+}
+
+/// Small enough for the compiler to take seconds, with everything a preset has.
+const SMALL: [&str; 12] = [
+    "model.d_model=128",
+    "model.d_ff=256",
+    "model.num_heads=2",
+    "model.d_kv=64",
+    "model.num_encoder_layers=2",
+    "model.num_decoder_layers=2",
+    "model.vocab_size=512",
+    "model.moe.num_experts=4",
+    "batch.sequences=4",
+    "batch.input_length=64",
+    "batch.target_length=32",
+    "data.tokenizer=bytes",
+];
+
+fn artifact(overrides: &[&str], program: &str) -> Artifact {
+    let overrides: Vec<String> = SMALL.iter().chain(overrides).map(|s| s.to_string()).collect();
+    let config = RunConfig::load_with("graphs/switch-base-8.json".as_ref(), &overrides).unwrap();
+    artifact::compile_programs(&config, &[program]).unwrap()
+}
+
+fn command(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_switchyard")).args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_train_step_compiles_for_a_tpu_and_every_figure_is_there() {
+    let Some(plugin) = libtpu() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let artifact_folder = folder.path().join("artifact");
+    artifact(&[], "train_step").write(&artifact_folder).unwrap();
+    let (path, out) = (artifact_folder.to_str().unwrap(), folder.path().join("out"));
+    let arguments = ["aot", path, "--topology", "v5e:1x1", "--json", "--out", out.to_str().unwrap()];
+    let plugin = plugin.to_str().unwrap();
+    let (code, stdout, stderr) = command(&[&arguments[..], &["--plugin", plugin]].concat());
+    assert_eq!(code, Some(0), "{stderr}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let number = |path: &str| report.pointer(path).and_then(|v| v.as_f64()).unwrap_or_else(|| panic!("{path}"));
+    assert!(number("/compiler/memory/argument_bytes") >= number("/graph/state_bytes"), "padding only adds");
+    assert!(number("/compiler/memory/alias_bytes") >= 0.9 * number("/graph/state_bytes"), "the state is donated");
+    assert!(number("/compiler/memory_limit_bytes") > 16e9);
+    assert!(number("/graph/flops/dot") > 1e8);
+    assert!(number("/model/step_seconds") >= number("/model/roofline_seconds"));
+    let share = number("/model/share_of_peak");
+    assert!(share > 0.0 && share < 1.0, "{share}");
+    assert!(number("/model/covered_by_cycles") > 0.2);
+    let files: Vec<String> =
+        std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    for suffix in ["executable", "optimized.hlo.pb", "optimized.hlo.txt"] {
+        assert!(files.contains(&format!("train_step.v5e-1x1.{suffix}")), "{files:?}");
+    }
+}
+
+#[test]
+fn a_program_that_does_not_fit_says_by_how_much() {
+    let Some(plugin) = libtpu() else { return };
+    // 64 experts of 2 x 1024 x 65536 floats are 34 GB, on 16 GB.
+    let large = artifact(&["model.d_model=1024", "model.d_ff=65536", "model.moe.num_experts=64"], "eval_step");
+    let options = Options {
+        plugin,
+        topology: "v5e:1x1".parse().unwrap(),
+        limit: Duration::from_secs(300),
+    };
+    let report = aot::compile(&large, "eval_step", &options, None).unwrap();
+    assert!(!report.fits && report.compiler.is_none());
+    let missing = report.shortage.as_ref().unwrap().missing_bytes().unwrap();
+    assert!(missing > 15 << 30, "{missing}");
+    let text = aot::render(&report);
+    assert!(text.contains("DOES NOT FIT") && text.contains("experts/wi"), "{text}");
+}
+
+#[test]
+fn a_compiler_that_ends_its_process_is_a_message() {
+    let Some(plugin) = libtpu() else { return };
+    let program = artifact(&[], "eval_step");
+    let late = Options {
+        plugin: plugin.clone(),
+        topology: "v5e:1x1".parse().unwrap(),
+        limit: Duration::from_millis(10),
+    };
+    let error = aot::compile(&program, "eval_step", &late, None).unwrap_err();
+    assert!(error.to_string().contains("give it more with --timeout"), "{error}");
+    let impossible = Options { topology: "v5p:3x3x3".parse().unwrap(), limit: Duration::from_secs(60), ..late };
+    let error = aot::compile(&program, "eval_step", &impossible, None).unwrap_err();
+    assert!(matches!(error, AotError::Refused { .. } | AotError::Child(_)), "{error}");
+}
+
+#[test]
+fn what_cannot_be_compiled_is_refused_before_the_compiler_starts() {
+    let (code, _, stderr) = command(&["aot", "graphs/switch-base-8.json", "--topology", "v9:2x2"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("there is no chip `v9`"), "{stderr}");
+    let arguments = ["aot", "graphs/demo.json", "--topology", "v5e:1x1", "--plugin", "Cargo.toml"];
+    let (code, _, stderr) = command(&arguments);
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("is damaged (not an ELF library)"), "{stderr}");
+    let (code, _, stderr) = command(&[&arguments[..], &["--program", "no_such_program"]].concat());
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("has no program `no_such_program`"), "{stderr}");
+}
