@@ -28,7 +28,9 @@ fn backend() -> Option<&'static PluginBackend> {
             eprintln!("skipped: no {}: {hint}", path.display());
             return None;
         }
-        Some(pjrt::open(&path, 1).unwrap().with_cache(None))
+        // SAFETY: nothing reads the environment before the plugin is loaded, which is next.
+        unsafe { std::env::set_var("XLA_FLAGS", "--xla_force_host_platform_device_count=4") };
+        Some(pjrt::open(&path, 2).unwrap().with_cache(None))
     });
     backend.as_ref()
 }
@@ -127,6 +129,28 @@ fn donated_state_passes_through_steps() {
     let message = error(program.run(vec![(&state).into(), (&by).into()]));
     assert!(message.contains("must be donated"), "{message}");
     assert_eq!(values(&state), [2., 3., 4., 5.]);
+}
+
+#[test]
+fn two_replicas_add_up_their_values() {
+    let backend = backend_or_return!();
+    let text = "HloModule sum
+        add { a = f32[] parameter(0) b = f32[] parameter(1) ROOT s = f32[] add(a, b) }
+        ENTRY main {
+          x = f32[2] parameter(0)
+          id = u32[] replica-id()
+          idf = f32[] convert(id)
+          ids = f32[2] broadcast(idf), dimensions={}
+          y = f32[2] add(x, ids)
+          ROOT s = f32[2] all-reduce(y), replica_groups={{0,1}}, to_apply=add
+        }";
+    let program = backend.compile(&module(text), &CompileOptions { num_replicas: 2 }).unwrap();
+    let on = |device, data: [f32; 2]| backend.upload(&Literal::new([2], &data).unwrap(), device).unwrap();
+    let arguments = vec![vec![on(0, [1., 2.]).into()], vec![on(1, [10., 20.]).into()]];
+    let results = program.execute(arguments).unwrap();
+    // (x0 + 0) + (x1 + 1)
+    assert_eq!(results.iter().map(|r| values(&r[0])).collect::<Vec<_>>(), [[12., 23.], [12., 23.]]);
+    assert_eq!([results[0][0].device(), results[1][0].device()], [0, 1]);
 }
 
 #[test]

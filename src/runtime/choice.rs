@@ -60,10 +60,22 @@ impl RuntimeChoice {
     }
 
     /// Opens the plugin with at least this many devices; `None` for the CPU runtime.
+    ///
+    /// Errors: [`RuntimeError::NoTpu`] on a machine without one, where libtpu would ask the network for minutes.
     pub fn open_plugin(&self, num_devices: usize) -> Result<Option<Box<dyn Backend>>, RuntimeError> {
+        if *self == Self::Tpu && !has_tpu() {
+            return Err(RuntimeError::NoTpu);
+        }
         let Some(path) = self.plugin()? else { return Ok(None) };
         Ok(Some(Box::new(pjrt::open(&path, num_devices)?)))
     }
+}
+
+/// Whether the kernel shows TPU chips.
+fn has_tpu() -> bool {
+    let entries = |folder| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let accelerator = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("accel");
+    entries("/dev").any(accelerator) || entries("/dev/vfio").count() > 0
 }
 
 #[cfg(test)]
