@@ -3,7 +3,7 @@
 //! The compiler comes from `scripts/setup.sh --with-libtpu` (`make tpu` does it). Without it these tests say so and pass,
 //! unless `SWITCHYARD_REQUIRE_TPU` is set.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use switchyard::aot::{self, AotError, Options};
@@ -34,12 +34,12 @@ const SMALL: [&str; 12] = [
     "batch.sequences=4",
     "batch.input_length=64",
     "batch.target_length=32",
-    "data.tokenizer=bytes",
+    "model.moe.group.tokens=128",
 ];
 
 fn artifact(overrides: &[&str], program: &str) -> Artifact {
     let overrides: Vec<String> = SMALL.iter().chain(overrides).map(|s| s.to_string()).collect();
-    let config = RunConfig::load_with("graphs/switch-base-8.json".as_ref(), &overrides).unwrap();
+    let config = RunConfig::load_with(Path::new("graphs/switch-base-8.json"), &overrides).unwrap();
     artifact::compile_programs(&config, &[program]).unwrap()
 }
 
@@ -61,9 +61,13 @@ fn a_train_step_compiles_for_a_tpu_and_every_figure_is_there() {
     let (code, stdout, stderr) = command(&[&arguments[..], &["--plugin", plugin]].concat());
     assert_eq!(code, Some(0), "{stderr}");
     let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
-    let number = |path: &str| report.pointer(path).and_then(|v| v.as_f64()).unwrap_or_else(|| panic!("{path}"));
+    let number =
+        |path: &str| report.pointer(path).and_then(|v| v.as_f64()).unwrap_or_else(|| panic!("{path}"));
     assert!(number("/compiler/memory/argument_bytes") >= number("/graph/state_bytes"), "padding only adds");
-    assert!(number("/compiler/memory/alias_bytes") >= 0.9 * number("/graph/state_bytes"), "the state is donated");
+    assert!(
+        number("/compiler/memory/alias_bytes") >= 0.9 * number("/graph/state_bytes"),
+        "the state is donated"
+    );
     assert!(number("/compiler/memory_limit_bytes") > 16e9);
     assert!(number("/graph/flops/dot") > 1e8);
     assert!(number("/model/step_seconds") >= number("/model/roofline_seconds"));
@@ -81,8 +85,10 @@ fn a_train_step_compiles_for_a_tpu_and_every_figure_is_there() {
 fn a_program_that_does_not_fit_says_by_how_much() {
     let Some(plugin) = libtpu() else { return };
     // 64 experts of 2 x 1024 x 65536 floats are 34 GB, on 16 GB.
-    let large = artifact(&["model.d_model=1024", "model.d_ff=65536", "model.moe.num_experts=64"], "eval_step");
+    let large =
+        artifact(&["model.d_model=1024", "model.d_ff=65536", "model.moe.num_experts=64"], "eval_step");
     let options = Options {
+        program: env!("CARGO_BIN_EXE_switchyard").into(),
         plugin,
         topology: "v5e:1x1".parse().unwrap(),
         limit: Duration::from_secs(300),
@@ -100,13 +106,15 @@ fn a_compiler_that_ends_its_process_is_a_message() {
     let Some(plugin) = libtpu() else { return };
     let program = artifact(&[], "eval_step");
     let late = Options {
+        program: env!("CARGO_BIN_EXE_switchyard").into(),
         plugin: plugin.clone(),
         topology: "v5e:1x1".parse().unwrap(),
         limit: Duration::from_millis(10),
     };
     let error = aot::compile(&program, "eval_step", &late, None).unwrap_err();
     assert!(error.to_string().contains("give it more with --timeout"), "{error}");
-    let impossible = Options { topology: "v5p:3x3x3".parse().unwrap(), limit: Duration::from_secs(60), ..late };
+    let impossible =
+        Options { topology: "v5p:3x3x3".parse().unwrap(), limit: Duration::from_secs(60), ..late };
     let error = aot::compile(&program, "eval_step", &impossible, None).unwrap_err();
     assert!(matches!(error, AotError::Refused { .. } | AotError::Child(_)), "{error}");
 }

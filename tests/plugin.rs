@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use switchyard::hlo;
 use switchyard::ir::{DType, Literal, TensorType};
+use switchyard::runtime::measure;
 use switchyard::runtime::pjrt::{self, PluginBackend};
 use switchyard::runtime::{Argument, Backend, CompileOptions, DeviceBuffer, Executable, RuntimeError};
 
@@ -24,7 +25,11 @@ fn backend() -> Option<&'static PluginBackend> {
         let path = runtime_folder().join(CPU_PLUGIN);
         if !path.is_file() {
             let hint = "run `scripts/setup.sh --with-cpu-plugin`";
-            assert!(std::env::var_os("SWITCHYARD_REQUIRE_PLUGINS").is_none(), "no {}: {hint}", path.display());
+            assert!(
+                std::env::var_os("SWITCHYARD_REQUIRE_PLUGINS").is_none(),
+                "no {}: {hint}",
+                path.display()
+            );
             eprintln!("skipped: no {}: {hint}", path.display());
             return None;
         }
@@ -154,6 +159,13 @@ fn two_replicas_add_up_their_values() {
 }
 
 #[test]
+fn a_matrix_product_is_timed() {
+    let backend = backend_or_return!();
+    let rate = measure::matmul_flops_per_second(backend, 64).unwrap();
+    assert!(rate.is_finite() && rate > 1e6, "{rate}");
+}
+
+#[test]
 fn copies_to_the_host_run_beside_each_other() {
     backend_or_return!();
     let buffers: Vec<_> = (0..8).map(|n| upload(&[1000], &vec![n as f32; 1000])).collect();
@@ -221,7 +233,10 @@ fn errors_carry_the_words_of_the_plugin() {
     let mut module = hlo::parse(ADD).unwrap();
     module.computations[0].instructions[2].opcode = "no-such-opcode".into();
     let message = error(backend.compile(&hlo::encode(&module), &CompileOptions::default()));
-    assert!(message.starts_with("XLA refused the module: ") && message.contains("no-such-opcode"), "{message}");
+    assert!(
+        message.starts_with("XLA refused the module: ") && message.contains("no-such-opcode"),
+        "{message}"
+    );
     for bytes in [&b""[..], b"hello", &[0xff; 64]] {
         let result = backend.compile(bytes, &CompileOptions::default());
         assert!(matches!(result, Err(RuntimeError::Module(_))), "{bytes:?}");
@@ -235,7 +250,8 @@ fn a_compiled_program_comes_back_from_the_cache() {
     let cached = || pjrt::open(backend.path(), 1).unwrap().with_cache(Some(folder.path()));
     let run = |backend: &PluginBackend| {
         let program = backend.compile(&module(STEP), &CompileOptions::default()).unwrap();
-        let up = |shape: &[usize], data: &[f32]| backend.upload(&Literal::new(shape, data).unwrap(), 0).unwrap();
+        let up =
+            |shape: &[usize], data: &[f32]| backend.upload(&Literal::new(shape, data).unwrap(), 0).unwrap();
         let arguments = vec![up(&[4], &[0.; 4]).into(), up(&[], &[2.]).into()];
         values(&program.run(arguments).unwrap()[0])
     };
@@ -254,7 +270,8 @@ fn a_compiled_program_comes_back_from_the_cache() {
 
 /// The library made from `tests/mock/plugin.c`, or `None` without headers or a C compiler.
 fn mock(folder: &Path, variant: usize) -> Option<PathBuf> {
-    let include = std::env::var_os("XLA_EXTENSION_DIR").map_or(".runtime".into(), PathBuf::from).join("include");
+    let include =
+        std::env::var_os("XLA_EXTENSION_DIR").map_or(".runtime".into(), PathBuf::from).join("include");
     let path = folder.join(format!("mock_{variant}.so"));
     let mut cc = Command::new(std::env::var_os("CC").unwrap_or("cc".into()));
     cc.args(["-shared", "-fPIC", "-I"]).arg(&include).arg(format!("-DVARIANT={variant}"));

@@ -47,12 +47,12 @@ fn quoted(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
 }
 
-/// Runs a task in a child of this program.
+/// Runs a task in a child: `program`, which knows [`SUBCOMMAND`].
 ///
 /// Errors: [`ChildError`] if the child dies or takes longer than `limit`, and then it is ended.
-pub fn run(task: &Task, limit: Duration) -> Result<Outcome, ChildError> {
+pub fn run(program: &Path, task: &Task, limit: Duration) -> Result<Outcome, ChildError> {
     let stderr = task.out.join(STDERR_FILE);
-    let mut child = start(task, &stderr)?;
+    let mut child = start(program, task, &stderr)?;
     let status = wait(&mut child, limit)?;
     let answer = task.out.join(OUTCOME_FILE);
     if !status.success() || !answer.is_file() {
@@ -62,10 +62,9 @@ pub fn run(task: &Task, limit: Duration) -> Result<Outcome, ChildError> {
     serde_json::from_slice(&json).map_err(|e| ChildError::Answer { problem: e.to_string() })
 }
 
-fn start(task: &Task, stderr: &Path) -> Result<Child, ChildError> {
-    let program = std::env::current_exe().map_err(io("find", Path::new("this program")))?;
+fn start(program: &Path, task: &Task, stderr: &Path) -> Result<Child, ChildError> {
     let log = File::create(stderr).map_err(io("create", stderr))?;
-    let mut command = Command::new(&program);
+    let mut command = Command::new(program);
     command.arg(SUBCOMMAND).arg("--plugin").arg(&task.plugin).arg("--topology").arg(&task.topology);
     for (key, value) in &task.options {
         command.arg("--option").arg(format!("{key}={value}"));
@@ -73,7 +72,7 @@ fn start(task: &Task, stderr: &Path) -> Result<Child, ChildError> {
     command.arg("--module").arg(&task.module).arg("--replicas").arg(task.replicas.to_string());
     command.arg("--out").arg(&task.out).envs(TPU_ENVIRONMENT);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    command.spawn().map_err(io("start", &program))
+    command.spawn().map_err(io("start", program))
 }
 
 fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus, ChildError> {
@@ -137,7 +136,8 @@ mod tests {
 
     #[test]
     fn the_failed_check_is_quoted_before_the_stack_below_it() {
-        let text = "I0000 start\nF1124 06:28:10.1 7 hlo.cc:3] Check failed: a == b (1 vs. 4)\n@ 0x7f\n@ 0x8f\n";
+        let text =
+            "I0000 start\nF1124 06:28:10.1 7 hlo.cc:3] Check failed: a == b (1 vs. 4)\n@ 0x7f\n@ 0x8f\n";
         assert_eq!(words(text), "F1124 06:28:10.1 7 hlo.cc:3] Check failed: a == b (1 vs. 4)");
         assert_eq!(words("a\nb\nFinally\nd\n"), "b Finally d");
         assert_eq!(words(""), "");

@@ -86,9 +86,6 @@ pub struct Peak {
 impl Chip {
     pub fn peak(&self) -> Peak {
         let share = self.devices as f64;
-        Peak {
-            bf16_flops: self.bf16_flops / share,
-            memory_bytes_per_s: self.memory_bytes_per_s / share,
-        }
+        Peak { bf16_flops: self.bf16_flops / share, memory_bytes_per_s: self.memory_bytes_per_s / share }
     }
 }

@@ -55,6 +55,8 @@ pub enum AotError {
 /// How to compile.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// The program that is started as the child: `switchyard` itself.
+    pub program: PathBuf,
     pub plugin: PathBuf,
     pub topology: Topology,
     /// The time that the compiler gets.
@@ -93,7 +95,7 @@ pub fn compile(
         compiler: None,
         model: None,
     };
-    match child::run(&task, options.limit)? {
+    match child::run(&options.program, &task, options.limit)? {
         Outcome::Compiled(said) => {
             let optimized = read(&folder.path().join(worker::OPTIMIZED_FILE))?;
             let optimized = report::optimized_module(&optimized)?;

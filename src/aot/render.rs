@@ -22,7 +22,11 @@ pub fn render(report: &AotReport) -> String {
         section(&mut out, "longest kernels", kernels(compiler));
     }
     if !report.graph.collectives.is_empty() {
-        section(&mut out, "collectives, bytes per device and step (graph)", collectives(&report.graph.collectives));
+        section(
+            &mut out,
+            "collectives, bytes per device and step (graph)",
+            collectives(&report.graph.collectives),
+        );
     }
     if !report.fits {
         section(&mut out, "largest tensors of the state (graph)", tensors(&report.graph.largest_state));

@@ -13,9 +13,11 @@ const DOES_NOT_FIT: u8 = 1;
 
 /// Compile for TPUs that are not here: does it fit, memory, FLOPs, estimated time
 #[derive(clap::Args)]
-#[command(after_help = "Topologies: v4:2x2x1, v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1 and larger ones. The compiler is \
+#[command(
+    after_help = "Topologies: v4:2x2x1, v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1 and larger ones. The compiler is \
                   libtpu (`scripts/setup.sh --with-libtpu`); it needs no TPU. No figure is measured on one.\n\n\
-                  Exit status: 0 when the program fits, 1 when it does not or cannot be compiled.")]
+                  Exit status: 0 when the program fits, 1 when it does not or cannot be compiled."
+)]
 pub struct Args {
     #[command(flatten)]
     source: common::SourceArgs,
@@ -48,8 +50,12 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
             .unwrap_or_default(),
     };
     let artifact = args.source.artifact()?;
-    let options =
-        Options { plugin, topology: args.topology, limit: Duration::from_secs(args.timeout) };
+    let options = Options {
+        program: std::env::current_exe().context("this program cannot be found, to be started as a child")?,
+        plugin,
+        topology: args.topology,
+        limit: Duration::from_secs(args.timeout),
+    };
     common::note(format_args!("compiling {} for {} ...", args.program, options.topology));
     let report = aot::compile(&artifact, &args.program, &options, args.out.as_deref())?;
     match args.json {

@@ -1,7 +1,7 @@
 //! `switchyard doctor`: which runtimes and devices this machine has.
 
 use super::{Devices, Needs, Unavailable, common};
-use crate::runtime::{Backend, native, plugins};
+use crate::runtime::{Backend, measure, native, plugins};
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -17,6 +17,10 @@ pub struct Args {
 
     #[command(flatten)]
     device: common::DeviceArgs,
+
+    /// Measure products of two N x N matrices of bfloat16 on the first device
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=32768))]
+    matmul: Option<u32>,
 
     /// Print JSON
     #[arg(long)]
@@ -59,6 +63,8 @@ struct RuntimeReport {
     version: Option<String>,
     open_ms: Option<f64>,
     devices: Vec<DeviceReport>,
+    /// As `--matmul` measured it.
+    matmul_flops_per_second: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -114,7 +120,10 @@ impl RuntimeReport {
         let mut report = Self { name: choice.to_string(), libraries, ..Self::default() };
         let start = std::time::Instant::now();
         match args.device.open(devices, usize::from(args.devices)) {
-            Ok(backend) => report.describe(&*backend, start.elapsed().as_secs_f64() * 1e3),
+            Ok(backend) => {
+                report.describe(&*backend, start.elapsed().as_secs_f64() * 1e3);
+                report.measure(&*backend, args.matmul);
+            }
             Err(Unavailable::Failed(error)) => report.problem = Some(error.to_string()),
             Err(Unavailable::Missing(error)) => report.problem = Some(error.to_string()),
         }
@@ -133,6 +142,14 @@ impl RuntimeReport {
         self.devices = backend.devices().iter().enumerate().map(device).collect();
     }
 
+    fn measure(&mut self, backend: &dyn Backend, matmul: Option<u32>) {
+        let Some(size) = matmul else { return };
+        match measure::matmul_flops_per_second(backend, size as usize) {
+            Ok(rate) => self.matmul_flops_per_second = Some(rate),
+            Err(error) => self.problem = Some(error.to_string()),
+        }
+    }
+
     fn write(&self, out: &mut String) {
         match (&self.problem, &self.version) {
             (Some(problem), _) => drop(writeln!(out, "{:<11} not usable: {problem}", self.name)),
@@ -147,6 +164,9 @@ impl RuntimeReport {
         for device in &self.devices {
             let memory = device.memory_bytes.map_or(String::new(), |n| format!(", {} MB", n / 1_000_000));
             let _ = writeln!(out, "  device    {} ({}{memory})", device.description, device.kind);
+        }
+        if let Some(rate) = self.matmul_flops_per_second {
+            let _ = writeln!(out, "  matmul    {:.3} TFLOP/s in bfloat16, measured", rate / 1e12);
         }
     }
 }

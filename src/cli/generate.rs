@@ -8,7 +8,6 @@ use anyhow::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-
 /// Generate text from a prompt, greedily or sampled
 #[derive(clap::Args)]
 #[command(

@@ -76,11 +76,7 @@ pub struct Devices(Result<OpenBackend, RuntimeError>);
 
 impl Devices {
     /// Opens the runtime that is asked for. Errors: why there is none.
-    pub fn open(
-        &self,
-        choice: &RuntimeChoice,
-        num_devices: usize,
-    ) -> Result<Box<dyn Backend>, Unavailable> {
+    pub fn open(&self, choice: &RuntimeChoice, num_devices: usize) -> Result<Box<dyn Backend>, Unavailable> {
         match choice.open_plugin(num_devices).map_err(Unavailable::Failed)? {
             Some(backend) => Ok(backend),
             None => self.open_cpu(num_devices),

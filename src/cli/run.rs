@@ -8,7 +8,6 @@ use anyhow::{Context, bail};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-
 /// Run one program of an artifact: named tensors in, named tensors out
 #[derive(clap::Args)]
 pub struct Args {

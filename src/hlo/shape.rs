@@ -81,12 +81,14 @@ impl ShapeProto {
         let Some(layout) = self.layout.as_ref().filter(|layout| !layout.tiles.is_empty()) else {
             return self.bytes();
         };
-        let sizes = layout.minor_to_major.iter().filter_map(|&d| self.dimensions.get(usize::try_from(d).ok()?));
+        let sizes =
+            layout.minor_to_major.iter().filter_map(|&d| self.dimensions.get(usize::try_from(d).ok()?));
         let mut sizes: Vec<u64> = sizes.map(|&d| u64::try_from(d).unwrap_or(0)).collect();
         let tile = &layout.tiles[0].dimensions;
         sizes.resize(sizes.len().max(tile.len()), 1);
         for (size, &tile) in sizes.iter_mut().zip(tile.iter().rev()) {
-            *size = size.checked_next_multiple_of(u64::try_from(tile).unwrap_or(1).max(1)).unwrap_or(u64::MAX);
+            *size =
+                size.checked_next_multiple_of(u64::try_from(tile).unwrap_or(1).max(1)).unwrap_or(u64::MAX);
         }
         let elements = sizes.into_iter().fold(1u64, u64::saturating_mul);
         let bits = primitive(self.element_type).map_or(0, |p| p.bits);

@@ -80,7 +80,8 @@ fn find<'v>(value: &'v serde_json::Value, key: &str) -> Option<&'v serde_json::V
 /// Operands read and results written in main memory. Of an array that is sliced inside a fusion, or updated in
 /// place, the slice counts.
 fn memory_bytes(graph: &Graph, c: usize, i: &HloInstructionProto) -> u64 {
-    let operands = (0..i.operand_ids.len()).fold(0u64, |n, o| n.saturating_add(operand_bytes(graph, c, i, o)));
+    let operands =
+        (0..i.operand_ids.len()).fold(0u64, |n, o| n.saturating_add(operand_bytes(graph, c, i, o)));
     operands.saturating_add(result_bytes(graph, c, i))
 }
 

@@ -16,13 +16,17 @@ pub enum RuntimeError {
     #[error("no PJRT plugin for {kind} is found (`switchyard doctor` lists all): give --device plugin:PATH")]
     NoPlugin { kind: PluginKind },
 
-    #[error("this machine has no TPU (no /dev/accel* and no /dev/vfio); `switchyard aot` compiles for one without it")]
+    #[error(
+        "this machine has no TPU (no /dev/accel* and no /dev/vfio); `switchyard aot` compiles for one without it"
+    )]
     NoTpu,
 
     #[error("{path} {problem}: run `cargo build --release --bins`", path = path.display())]
     Program { path: PathBuf, problem: String },
 
-    #[error("this build has no CPU runtime (cargo feature `cpu` is off): give --device, or build with default features")]
+    #[error(
+        "this build has no CPU runtime (cargo feature `cpu` is off): give --device, or build with default features"
+    )]
     NoCpu,
 
     #[error(

@@ -8,6 +8,7 @@ mod choice;
 #[cfg(feature = "cpu")]
 pub mod cpu;
 mod error;
+pub mod measure;
 pub mod native;
 pub mod pjrt;
 pub mod plugins;

@@ -1,8 +1,8 @@
 //! Looks for PJRT plugins on disk: in variables that name them, and in Python's package folders. Loads nothing.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::ffi::OsStr;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// A file that looks like a PJRT plugin.

@@ -143,6 +143,9 @@ impl Reporter {
             let ratio = peak as f64 / manifest.state_bytes.max(1) as f64;
             table.row("peak memory / state", format!("{ratio:.2}"));
         }
+        if let Some(peak) = session.device_memory().and_then(|memory| memory.peak_bytes) {
+            table.row("peak memory of the device", bytes_text(peak));
+        }
         table.row("artifact", self.metrics_path.with_file_name("artifact").display().to_string());
         table.row("picture", self.picture_path.display().to_string());
         // Without a step there is nothing to tell of the layers.

@@ -3,7 +3,9 @@
 use crate::artifact::{Artifact, PortSpec, ProgramSpec};
 use crate::hlo;
 use crate::ir::{Literal, TensorType};
-use crate::runtime::{Argument, Backend, CompileOptions, DeviceBuffer, Executable, RuntimeError};
+use crate::runtime::{
+    Argument, Backend, CompileOptions, DeviceBuffer, DeviceMemory, Executable, RuntimeError,
+};
 use crate::step::Role;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -58,6 +60,11 @@ impl Session {
 
     pub fn artifact(&self) -> &Artifact {
         &self.artifact
+    }
+
+    /// The memory of the first device, where the runtime counts it.
+    pub fn device_memory(&self) -> Option<DeviceMemory> {
+        self.backend.memory(0)
     }
 
     /// Time spent in the XLA compiler so far.

@@ -157,7 +157,8 @@ impl PluginBackend {
     /// A program from the cache, or compiled and put there.
     fn executable(&self, hlo_module: &[u8], signature: Signature, num_replicas: usize) -> Compiled {
         let options = options::replicas_on(&self.client.ids[..num_replicas]);
-        let adopt = |handle| PluginExecutable::new(self.client.clone(), handle, signature.clone(), num_replicas);
+        let adopt =
+            |handle| PluginExecutable::new(self.client.clone(), handle, signature.clone(), num_replicas);
         let key = self.cache.as_ref().map(|cache| (cache, self.key(hlo_module, &options)));
         if let Some((cache, key)) = &key
             && let Some(bytes) = cache.get(key)

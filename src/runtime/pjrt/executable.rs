@@ -79,8 +79,7 @@ impl PluginExecutable {
         // SAFETY: this program.
         unsafe { plugin.call(&mut arguments) }?;
         let answer = ask(arguments.executable);
-        let mut destroyed =
-            ffi::ExecutableDestroy { executable: arguments.executable, ..Default::default() };
+        let mut destroyed = ffi::ExecutableDestroy { executable: arguments.executable, ..Default::default() };
         // SAFETY: made above, not used any more.
         let _ = unsafe { plugin.call(&mut destroyed) };
         answer

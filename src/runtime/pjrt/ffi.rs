@@ -493,7 +493,12 @@ pub(super) fn other_layouts() -> Vec<Layout> {
     vec![
         layout!("PJRT_Api_Version", Version, [struct_size], size_of::<Version>()),
         layout!("PJRT_Program", Program, [code, code_size, format, format_size], offset_of!(Program, tail)),
-        layout!("PJRT_NamedValue", NamedValue, [name, name_size, r#type, value_size], size_of::<NamedValue>()),
+        layout!(
+            "PJRT_NamedValue",
+            NamedValue,
+            [name, name_size, r#type, value_size],
+            size_of::<NamedValue>()
+        ),
         layout!(
             "PJRT_Buffer_MemoryLayout_Tiled",
             TiledLayout,

@@ -62,8 +62,10 @@ mod tests {
     fn field_numbers_are_those_of_the_generated_headers() {
         let root = std::env::var_os("XLA_EXTENSION_DIR").map_or(".runtime".into(), PathBuf::from);
         let headers = ["pjrt/proto/compile_options.pb.h", "xla_data.pb.h"];
-        let texts: Vec<_> =
-            headers.iter().filter_map(|h| std::fs::read_to_string(root.join("include/xla").join(h)).ok()).collect();
+        let texts: Vec<_> = headers
+            .iter()
+            .filter_map(|h| std::fs::read_to_string(root.join("include/xla").join(h)).ok())
+            .collect();
         if texts.len() < headers.len() {
             eprintln!("skipped: no XLA headers (XLA_EXTENSION_DIR or .runtime)");
             return;

@@ -145,7 +145,8 @@ impl CompiledProgram {
     }
 
     pub fn memory(&self) -> Result<CompiledMemory, CallError> {
-        let mut stats = ffi::ExecutableGetCompiledMemoryStats { executable: self.handle, ..Default::default() };
+        let mut stats =
+            ffi::ExecutableGetCompiledMemoryStats { executable: self.handle, ..Default::default() };
         // SAFETY: this program.
         unsafe { self.plugin.call(&mut stats) }?;
         let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
