@@ -5,7 +5,6 @@ use crate::measure::{self, Emission, MeasureError, StepCost};
 use crate::report::{Summary, bytes_text};
 use std::process::ExitCode;
 
-
 /// Measure a training step: emission, XLA's compiler, step time beside its matrix products, memory
 #[derive(clap::Args)]
 pub struct Args {
