@@ -21,12 +21,10 @@ fn json(text: &str) -> Value {
 #[test]
 fn every_help_page_fits_a_terminal_and_shows_how_the_command_is_used() {
     let workspace = Workspace::new();
-<<<<<<< HEAD
-    let commands =
-        ["", "compile", "train", "distill", "upcycle", "eval", "run", "generate", "inspect", "doctor"];
-=======
-    let commands = ["", "compile", "train", "eval", "run", "generate", "inspect", "aot", "doctor"];
->>>>>>> 16709d3 (Devices: measured matrix products, device memory; the table of programs compiled for TPUs; GPU measurements in one call)
+    let commands = [
+        "", "compile", "train", "distill", "upcycle", "eval", "run", "generate", "inspect", "bench", "aot",
+        "doctor",
+    ];
     for command in commands {
         let page =
             workspace.succeed(&[&[command][..], &["--help"]].concat()[usize::from(command.is_empty())..]);
