@@ -5,14 +5,19 @@
 # tpu     fetches libtpu (137 MB) and compiles small programs for TPUs with it
 # scale   the table of docs/scale.md: presets compiled for TPUs, minutes each
 # bench   the training step beside its matrix products
+# oracles every derivative rule, whole models and optimizers against JAX
+# parity  imported models against Hugging Face transformers; rewrites the table of docs/parity.md
 # lint    formatting and clippy, warnings denied
 # clean   removes build output and runs; the XLA library in .runtime stays
 
 SHELL := /bin/bash
 DATA ?= src docs README.md
 DEMO ?= runs/demo
+PYTHON ?= python3
+ORACLES := tests/oracles
+CASES := target/oracles
 
-.PHONY: setup build demo test tpu scale bench lint clean
+.PHONY: setup build demo test tpu scale bench oracles parity lint clean
 
 setup:
 	scripts/setup.sh
@@ -38,6 +43,20 @@ scale: build
 
 bench: setup
 	cargo bench --bench step
+
+# Each folder has an environment of its own, made from its pinned requirements.
+%/.venv/done: %/requirements.txt
+	$(PYTHON) -m venv $*/.venv
+	$*/.venv/bin/pip install --quiet --require-hashes -r $<
+	touch $@
+
+oracles: build $(ORACLES)/.venv/done
+	mkdir -p $(CASES)
+	SWITCHYARD_ORACLES=$(abspath $(CASES)) cargo test --release --test oracles -- --ignored
+	$(ORACLES)/.venv/bin/python $(ORACLES)/check.py $(CASES) target/release/switchyard
+
+parity: build $(ORACLES)/parity/.venv/done
+	$(ORACLES)/parity/.venv/bin/python $(ORACLES)/parity/check.py target/release/switchyard target/parity docs/parity.md
 
 lint: setup
 	cargo fmt --check

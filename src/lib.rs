@@ -14,6 +14,7 @@ pub mod build;
 pub mod checkpoint;
 pub mod cli;
 pub mod config;
+pub mod convert;
 pub mod data;
 pub mod eval;
 pub mod grad;

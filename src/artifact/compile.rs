@@ -21,7 +21,7 @@ pub enum CompileError {
     },
 }
 
-/// All programs of a configuration.
+/// The usual programs of a configuration.
 pub fn compile(config: &RunConfig) -> Result<Artifact, CompileError> {
     compile_programs(config, &step::programs(config))
 }

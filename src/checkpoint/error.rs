@@ -93,6 +93,9 @@ pub enum CheckpointError {
     #[error("{}: tensor `{tensor}`: the name is {why}", path.display())]
     BadName { path: PathBuf, tensor: String, why: &'static str },
 
+    #[error("{}: tensor `{tensor}`: expected {expected_bytes} bytes, {found_bytes} were given", path.display())]
+    DataLength { path: PathBuf, tensor: String, expected_bytes: u64, found_bytes: u64 },
+
     #[error("{}: tensor `{tensor}`: its value could not be fetched", path.display())]
     Fetch { path: PathBuf, tensor: String, source: Box<dyn Error + Send + Sync> },
 

@@ -5,6 +5,7 @@ use super::{CheckpointError, StateDigest};
 use crate::ir::{DType, Literal, TensorType};
 use memmap2::Mmap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 const LENGTH_BYTES: usize = 8;
@@ -76,6 +77,16 @@ impl TensorFile {
     /// Errors: [`CheckpointError::NoSuchTensor`].
     pub fn bytes(&self, name: &str) -> Result<&[u8], CheckpointError> {
         Ok(self.bytes_of(self.find(name)?))
+    }
+
+    /// Gives back the memory of these bytes of a tensor, whose pages are read from the file when they are needed again.
+    ///
+    /// For programs that pass once over files larger than the memory they should take. Advice only: nothing can fail.
+    pub fn release(&self, name: &str, bytes: Range<usize>) {
+        let Ok(entry) = self.find(name) else { return };
+        let begin = entry.range.start.saturating_add(bytes.start).min(entry.range.end);
+        let end = entry.range.start.saturating_add(bytes.end).min(entry.range.end);
+        advise_unneeded(&self.map, self.data_start + begin, end.saturating_sub(begin));
     }
 
     /// A copy of a tensor.
@@ -169,6 +180,18 @@ fn map_file(path: &Path) -> Result<Mmap, CheckpointError> {
     // as they are for as long as the map lives.
     unsafe { Mmap::map(&file) }.map_err(CheckpointError::io("map", path))
 }
+
+#[cfg(unix)]
+fn advise_unneeded(map: &Mmap, offset: usize, length: usize) {
+    if length > 0 {
+        // SAFETY: the map is shared, backed by a file and never written, so dropped pages come back with the same bytes.
+        let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, length) };
+    }
+}
+
+/// Other systems have no such advice.
+#[cfg(not(unix))]
+fn advise_unneeded(_map: &Mmap, _offset: usize, _length: usize) {}
 
 /// The length of the header and the bytes after it.
 fn split_length<'a>(path: &Path, bytes: &'a [u8]) -> Result<(u64, &'a [u8]), CheckpointError> {

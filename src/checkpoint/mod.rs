@@ -6,6 +6,7 @@
 //!
 //! - [`save`] writes a checkpoint, fetching one tensor at a time; [`prune`] removes old ones.
 //! - [`latest`] finds the newest sound checkpoint of a folder; [`Checkpoint::open`] opens a given one.
+//! - [`save_streamed`] and [`write_streamed`] write tensors that come in pieces, so that none is held whole.
 //! - [`write_tensors`] and [`read_tensors`] handle files of named tensors and nothing else.
 //!
 //! Deliberately absent: pickles, and any conversion between element types.
@@ -20,5 +21,5 @@ mod write;
 pub use digest::{StateDigest, digest};
 pub use error::CheckpointError;
 pub use file::{TensorFile, read_tensors};
-pub use store::{Checkpoint, Latest, Meta, Saved, latest, prune, save};
-pub use write::write_tensors;
+pub use store::{Checkpoint, Latest, Meta, Saved, latest, prune, save, save_streamed};
+pub use write::{Sink, write_streamed, write_tensors};

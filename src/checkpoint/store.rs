@@ -2,7 +2,7 @@
 
 use super::CheckpointError;
 use super::file::TensorFile;
-use super::write::{PARTIAL_SUFFIX, write_file};
+use super::write::{PARTIAL_SUFFIX, Sink, Written, write_file, write_pieces};
 use crate::ir::{Literal, TensorType};
 use std::error::Error;
 use std::io;
@@ -53,11 +53,38 @@ pub fn save<E>(
     folder: &Path,
     meta: &Meta,
     state: &[(String, TensorType)],
-    fetch: impl FnMut(usize) -> Result<Literal, E>,
+    mut fetch: impl FnMut(usize) -> Result<Literal, E>,
 ) -> Result<Saved, CheckpointError>
 where
     E: Into<Box<dyn Error + Send + Sync>>,
 {
+    save_with(folder, meta, &[], state, |path, metadata, tensors| {
+        write_file(path, metadata, Some(DIGEST_KEY), tensors, &mut fetch)
+    })
+}
+
+/// As [`save`], with tensors whose bytes `produce` gives in pieces, and with further metadata.
+///
+/// Errors: as [`save`], and what `produce` returns.
+pub fn save_streamed<E: From<CheckpointError>>(
+    folder: &Path,
+    meta: &Meta,
+    extra: &[(&str, &str)],
+    state: &[(String, TensorType)],
+    mut produce: impl FnMut(usize, &mut Sink) -> Result<(), E>,
+) -> Result<Saved, E> {
+    save_with(folder, meta, extra, state, |path, metadata, tensors| {
+        write_pieces(path, metadata, Some(DIGEST_KEY), tensors, &mut produce)
+    })
+}
+
+fn save_with<E: From<CheckpointError>>(
+    folder: &Path,
+    meta: &Meta,
+    extra: &[(&str, &str)],
+    state: &[(String, TensorType)],
+    write: impl FnOnce(&Path, &[(&str, &str)], &[(&str, &TensorType)]) -> Result<Written, E>,
+) -> Result<Saved, E> {
     std::fs::create_dir_all(folder).map_err(CheckpointError::io("create", folder))?;
     remove_leftovers(folder)?;
     let path = folder.join(format!("{NAME_PREFIX}{:08}{NAME_SUFFIX}", meta.step));
@@ -73,7 +100,7 @@ where
         (DATA_KEY, &meta.data_position),
     ];
     let tensors: Vec<_> = state.iter().map(|(name, ty)| (name.as_str(), ty)).collect();
-    let written = write_file(&path, &metadata, Some(DIGEST_KEY), &tensors, fetch)?;
+    let written = write(&path, &[&metadata, extra].concat(), &tensors)?;
     Ok(Saved { path, size_bytes: written.size_bytes, digest: written.digest })
 }
 

@@ -1,9 +1,10 @@
 //! Writing tensor files whole or not at all.
 
 use super::CheckpointError;
-use super::digest::{StateDigest, bytes_digest};
+use super::digest::StateDigest;
 use super::header::layout;
 use crate::ir::{Literal, TensorType};
+use sha2::{Digest, Sha256};
 use std::borrow::Borrow;
 use std::convert::Infallible;
 use std::error::Error;
@@ -23,51 +24,61 @@ pub fn write_tensors(path: &Path, tensors: &[(String, Literal)]) -> Result<(), C
     write_file(path, &[], None, &types, fetch).map(|_| ())
 }
 
-/// What [`write_file`] wrote.
+/// Writes tensors whose bytes come in pieces: `produce` gives those of the tensor of this index to the [`Sink`], in order.
+///
+/// It is called once for each, wide element types first. An existing file is replaced at once. Returns the size of the file.
+///
+/// Errors: [`CheckpointError::BadName`] for a name used twice; [`CheckpointError::DataLength`] where the bytes are too many or
+/// too few; [`CheckpointError::Io`]; what `produce` returns.
+pub fn write_streamed<E: From<CheckpointError>>(
+    path: &Path,
+    metadata: &[(&str, &str)],
+    tensors: &[(&str, &TensorType)],
+    produce: impl FnMut(usize, &mut Sink) -> Result<(), E>,
+) -> Result<u64, E> {
+    write_pieces(path, metadata, None, tensors, produce).map(|written| written.size_bytes)
+}
+
+/// Takes the bytes of one tensor on their way to the file.
+pub struct Sink<'a> {
+    partial: &'a mut Partial,
+    hash: Option<Sha256>,
+    written_bytes: u64,
+}
+
+impl Sink<'_> {
+    /// Adds the next bytes, row-major and little-endian.
+    ///
+    /// Errors: [`CheckpointError::Io`].
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
+        }
+        self.written_bytes += bytes.len() as u64;
+        self.partial.write(bytes)
+    }
+}
+
+/// What [`write_pieces`] wrote.
 pub(super) struct Written {
     pub size_bytes: u64,
+    /// The digest of the state; empty if no key asked for it.
     pub digest: String,
 }
 
-/// Writes a file under a temporary name, syncs it and renames it to `path`; one fetched tensor is held at a time.
-///
-/// Where `digest_key` names a key of `metadata`, whose value must have 64 bytes, it gets the digest of the state.
+/// Writes a file of fetched tensors; one is held at a time. See [`write_pieces`].
 pub(super) fn write_file<L, E>(
     path: &Path,
     metadata: &[(&str, &str)],
     digest_key: Option<&str>,
     tensors: &[(&str, &TensorType)],
-    fetch: impl FnMut(usize) -> Result<L, E>,
+    mut fetch: impl FnMut(usize) -> Result<L, E>,
 ) -> Result<Written, CheckpointError>
 where
     L: Borrow<Literal>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    let layout = layout(path, metadata, tensors)?;
-    let mut partial = Partial::create(path)?;
-    partial.write(&layout.head)?;
-    let digest = write_data(&mut partial, path, &layout.order, tensors, fetch)?;
-    if let Some(at) = digest_key.and_then(|key| value_position(&layout.head, key)) {
-        partial.write_at(at, digest.as_bytes())?;
-    }
-    let size_bytes = partial.finish(path)?;
-    Ok(Written { size_bytes, digest })
-}
-
-/// Writes the data in `order`; returns the digest of the state, which follows the order of `tensors`.
-fn write_data<L, E>(
-    partial: &mut Partial,
-    path: &Path,
-    order: &[usize],
-    tensors: &[(&str, &TensorType)],
-    mut fetch: impl FnMut(usize) -> Result<L, E>,
-) -> Result<String, CheckpointError>
-where
-    L: Borrow<Literal>,
-    E: Into<Box<dyn Error + Send + Sync>>,
-{
-    let mut hashes = vec![[0; 32]; tensors.len()];
-    for &i in order {
+    write_pieces(path, metadata, digest_key, tensors, |i, sink| {
         let (name, ty) = tensors[i];
         let (path, tensor) = (path.to_path_buf(), name.to_string());
         let value = match fetch(i) {
@@ -79,14 +90,55 @@ where
             let (expected, found) = (ty.clone(), value.ty().clone());
             return Err(CheckpointError::TypeMismatch { path, tensor, expected, found });
         }
-        hashes[i] = bytes_digest(value.bytes());
-        partial.write(value.bytes())?;
+        sink.write(value.bytes())
+    })
+}
+
+/// Writes a file under a temporary name, syncs it and renames it to `path`.
+///
+/// Where `digest_key` names a key of `metadata`, whose value must have 64 bytes, it gets the digest of the state.
+pub(super) fn write_pieces<E: From<CheckpointError>>(
+    path: &Path,
+    metadata: &[(&str, &str)],
+    digest_key: Option<&str>,
+    tensors: &[(&str, &TensorType)],
+    mut produce: impl FnMut(usize, &mut Sink) -> Result<(), E>,
+) -> Result<Written, E> {
+    let layout = layout(path, metadata, tensors)?;
+    let mut partial = Partial::create(path)?;
+    partial.write(&layout.head)?;
+    let mut hashes = vec![[0; 32]; tensors.len()];
+    for &i in &layout.order {
+        let hash = digest_key.map(|_| Sha256::new());
+        let mut sink = Sink { partial: &mut partial, hash, written_bytes: 0 };
+        produce(i, &mut sink)?;
+        hashes[i] = finished(path, tensors[i], sink)?;
     }
+    let digest = digest_key.map_or_else(String::new, |_| state_digest(tensors, hashes));
+    if let Some(at) = digest_key.and_then(|key| value_position(&layout.head, key)) {
+        partial.write_at(at, digest.as_bytes())?;
+    }
+    let size_bytes = partial.finish(path)?;
+    Ok(Written { size_bytes, digest })
+}
+
+/// The digest of a tensor's bytes, all of which must have come.
+fn finished(path: &Path, (name, ty): (&str, &TensorType), sink: Sink) -> Result<[u8; 32], CheckpointError> {
+    let (expected_bytes, found_bytes) = (ty.size_bytes() as u64, sink.written_bytes);
+    if expected_bytes != found_bytes {
+        let (path, tensor) = (path.to_path_buf(), name.to_string());
+        return Err(CheckpointError::DataLength { path, tensor, expected_bytes, found_bytes });
+    }
+    Ok(sink.hash.map_or([0; 32], |hash| hash.finalize().into()))
+}
+
+/// The digest of the state, which follows the order of `tensors`.
+fn state_digest(tensors: &[(&str, &TensorType)], hashes: Vec<[u8; 32]>) -> String {
     let mut digest = StateDigest::default();
     for (&(name, ty), hash) in tensors.iter().zip(hashes) {
         digest.add_hashed(name, ty, hash);
     }
-    Ok(digest.finish())
+    digest.finish()
 }
 
 /// Where the text of a metadata key starts in the head. Metadata comes first in it, so the first match is the right one.
@@ -183,6 +235,25 @@ mod tests {
         let fetch = |_| Ok::<_, Infallible>(Literal::scalar(2.0f32));
         let error = write_file(&folder.path().join("x"), &[], None, &[("w", &ty)], fetch).err().unwrap();
         assert!(error.to_string().ends_with("tensor `w`: expected f32[1], found f32[]"), "{error}");
+    }
+
+    #[test]
+    fn pieces_must_make_up_the_tensor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors");
+        let ty = TensorType::new(DType::F32, [2]);
+        let write = |pieces: &[&[u8]]| {
+            write_streamed(&path, &[("format", "pt")], &[("w", &ty)], |_, sink| {
+                pieces.iter().try_for_each(|piece| sink.write(piece))
+            })
+        };
+        let error: CheckpointError = write(&[&[0; 4], &[0; 3]]).unwrap_err();
+        assert!(error.to_string().ends_with("tensor `w`: expected 8 bytes, 7 were given"), "{error}");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        let size = write(&[&1f32.to_le_bytes(), &2f32.to_le_bytes()]).unwrap();
+        let file = crate::checkpoint::TensorFile::open(&path).unwrap();
+        assert_eq!((file.size_bytes(), file.metadata("format")), (size, Some("pt")));
+        assert_eq!(file.tensor("w").unwrap(), Literal::new([2], &[1f32, 2.0]).unwrap());
     }
 
     #[test]

@@ -4,12 +4,14 @@ use super::{Devices, Needs, Unavailable};
 use crate::artifact::{self, Artifact};
 use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::config::RunConfig;
+use crate::convert::ConvertError;
 use crate::runtime::{Backend, RuntimeChoice};
 use crate::train::Session;
 use anyhow::{Context, bail};
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// A configuration and its overrides.
 #[derive(clap::Args)]
@@ -124,6 +126,15 @@ pub fn at_least_one(text: &str) -> Result<usize, String> {
 pub fn complain(error: &anyhow::Error) {
     let text = format!("{error:#}");
     note(format_args!("error: {}", text.split_whitespace().collect::<Vec<_>>().join(" ")));
+}
+
+/// Says what does not fit in a conversion, one thing per line; other errors pass on.
+pub fn refuse(error: ConvertError) -> anyhow::Result<ExitCode> {
+    let ConvertError::Refused { path, problems } = error else { return Err(error.into()) };
+    for problem in &problems {
+        note(format_args!("{problem}"));
+    }
+    bail!("{}: {} of names, shapes and settings do not fit", path.display(), problems.len())
 }
 
 /// Compiles a program with XLA, which takes seconds, and says so.

@@ -11,7 +11,9 @@ mod compile;
 mod distill;
 mod doctor;
 mod eval;
+mod export;
 mod generate;
+mod import;
 mod inspect;
 mod launch;
 mod run;
@@ -54,6 +56,8 @@ enum Command {
     Aot(aot::Args),
     #[command(name = crate::aot::SUBCOMMAND, hide = true)]
     AotWorker(aot::WorkerArgs),
+    Import(import::Args),
+    Export(export::Args),
     Doctor(doctor::Args),
 }
 
@@ -113,6 +117,8 @@ impl Command {
             Self::Inspect(_) => inspect::NEEDS,
             Self::Bench(args) => args.needs(),
             Self::Aot(_) | Self::AotWorker(_) => aot::NEEDS,
+            Self::Import(_) => import::NEEDS,
+            Self::Export(_) => export::NEEDS,
             Self::Doctor(args) => args.needs(),
         }
     }
@@ -130,6 +136,8 @@ impl Command {
             Self::Bench(args) => bench::run(args, devices),
             Self::Aot(args) => aot::run(args, devices),
             Self::AotWorker(args) => aot::run_worker(args, devices),
+            Self::Import(args) => import::run(args, devices),
+            Self::Export(args) => export::run(args, devices),
             Self::Doctor(args) => doctor::run(args, devices),
         }
     }

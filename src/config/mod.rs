@@ -36,8 +36,8 @@ pub use data::{
 };
 pub use distillation::Distillation;
 pub use error::ConfigError;
-pub use model::{Architecture, ComputeDtype, FeedForward, ModelConfig, RelativePositions, Remat};
-pub use moe::{Dispatch, MoeConfig};
+pub use model::{Architecture, ComputeDtype, FeedForward, ModelConfig, Padding, RelativePositions, Remat};
+pub use moe::{Aggregation, Dispatch, MoeConfig};
 pub use router::{Exploration, Placement, Priority, Router, Second};
 pub use run::RunConfig;
 pub use training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};

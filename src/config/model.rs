@@ -72,6 +72,16 @@ impl Default for RelativePositions {
     }
 }
 
+/// What padding takes part in. The encoder's padding is hidden from attention, and no padding counts in the token loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Padding {
+    /// In nothing: it takes no capacity, counts in no loss of a router, and the decoder does not see it.
+    Excluded,
+    /// It is routed like any token, and the decoder sees its own (Hugging Face).
+    Included,
+}
+
 /// The network. Sizes are counts of elements.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -96,6 +106,8 @@ pub struct ModelConfig {
     pub feed_forward: FeedForward,
     /// Relative position buckets.
     pub positions: RelativePositions,
+    /// What padding takes part in.
+    pub padding: Padding,
     /// Whether the output head is the embedding table, its logits scaled by `d_model^-0.5`.
     pub tie_embeddings: bool,
     /// Added to the mean square in RMS norm.
@@ -127,6 +139,7 @@ impl Default for ModelConfig {
             num_decoder_layers: 4,
             feed_forward: FeedForward::Relu,
             positions: RelativePositions::default(),
+            padding: Padding::Excluded,
             tie_embeddings: true,
             norm_epsilon: 1e-6,
             dropout: 0.0,

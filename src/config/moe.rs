@@ -31,6 +31,8 @@ pub struct MoeConfig {
     pub load_balancing_coef: f64,
     /// Weight of the mean squared `logsumexp` of router logits.
     pub z_loss_coef: f64,
+    /// How the losses of several sparse layers become one.
+    pub aggregation: Aggregation,
     /// Hidden width of one expert; `model.d_ff` by default.
     pub d_ff: Option<usize>,
     /// Experts that every token goes to with weight one, beside those it is routed to (DeepSeek).
@@ -51,10 +53,23 @@ impl Default for MoeConfig {
             expert_dropout: 0.0,
             load_balancing_coef: 1e-2,
             z_loss_coef: 0.0,
+            aggregation: Aggregation::Sum,
             d_ff: None,
             shared_experts: 0,
         }
     }
+}
+
+/// How the load-balancing losses and z-losses of sparse layers become one number each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Aggregation {
+    /// Their sum over all layers (Switch Transformer, Mesh TensorFlow).
+    Sum,
+    /// Their mean over all layers (flaxformer).
+    Mean,
+    /// Of each stack, as if its layers were one layer with the tokens of all; the stacks are added (Hugging Face).
+    Pooled,
 }
 
 /// How tokens move to expert slots.

@@ -2,7 +2,7 @@
 
 use super::stack::{self, Memory, Side};
 use crate::build::{BuildError, Builder};
-use crate::config::{Architecture, LossConfig, ModelConfig};
+use crate::config::{Architecture, LossConfig, ModelConfig, Padding};
 use crate::ir::{DType, Direction, Value};
 use crate::layers::vocabulary::{self, Teacher, TokenLoss};
 use crate::layers::{Context, ParamDef, Params, embedding};
@@ -113,7 +113,11 @@ pub fn forward(
         }
         _ => None,
     };
-    let inputs = stack::Inputs { x, real: weights, segments: target_segments, memory };
+    let real = match cx.config.padding {
+        Padding::Excluded => weights,
+        Padding::Included => b.full_like(weights, 1.0)?,
+    };
+    let inputs = stack::Inputs { x, real, segments: target_segments, memory };
     let (hidden, found) = stack::apply(b, cx, Side::Decoder, defs, inputs)?;
     stats.extend(found.map(|s| (Side::Decoder, s)));
     let memory = memory.map(|memory| memory.states);

@@ -2,7 +2,7 @@
 
 use super::{dispatch, experts, router};
 use crate::build::{BuildError, Builder};
-use crate::config::{ModelConfig, Router};
+use crate::config::{ModelConfig, Padding, Router};
 use crate::ir::Value;
 use crate::layers::{Context, Params, Phase};
 
@@ -52,6 +52,9 @@ impl MoeShape {
 /// What one sparse layer reports, beside its output.
 #[derive(Clone, Copy, Debug)]
 pub struct Stats {
+    /// `f32[groups, experts]`: share of a group's choices for the expert, and its mean probability there.
+    pub fraction: Value,
+    pub probability: Value,
     /// Scalars `f32`.
     pub load_balancing_loss: Value,
     pub z_loss: Value,
@@ -67,18 +70,39 @@ pub struct Stats {
 impl Stats {
     /// The values in the order of [`Stats::from_values`].
     pub fn values(&self) -> Vec<Value> {
+        let shares = [self.fraction, self.probability];
         let scalars =
             [self.load_balancing_loss, self.z_loss, self.dropped, self.dropped_choices, self.entropy];
-        [&scalars[..], &[self.load, self.decisions]].concat()
+        [&shares[..], &scalars, &[self.load, self.decisions]].concat()
     }
 
     /// The inverse of [`Stats::values`]; `None` for another number of values.
     pub fn from_values(values: &[Value]) -> Option<Self> {
-        let &[load_balancing_loss, z_loss, dropped, dropped_choices, entropy, load, decisions] = values
+        let &[
+            fraction,
+            probability,
+            load_balancing_loss,
+            z_loss,
+            dropped,
+            dropped_choices,
+            entropy,
+            load,
+            decisions,
+        ] = values
         else {
             return None;
         };
-        Some(Self { load_balancing_loss, z_loss, dropped, dropped_choices, entropy, load, decisions })
+        Some(Self {
+            fraction,
+            probability,
+            load_balancing_loss,
+            z_loss,
+            dropped,
+            dropped_choices,
+            entropy,
+            load,
+            decisions,
+        })
     }
 }
 
@@ -105,6 +129,10 @@ pub fn apply(
     let shape = MoeShape::new(cx.config, router, cx.phase, (batch, length));
     let tokens = b.reshape(x, &[shape.groups, shape.tokens, shape.width])?;
     let real = b.reshape(real, &[shape.groups, shape.tokens])?;
+    let real = match cx.config.padding {
+        Padding::Excluded => real,
+        Padding::Included => b.full_like(real, 1.0)?,
+    };
     let routing = router::route(b, cx, router, (tokens, real), &shape)?;
     let plan = b.scoped("dispatch", |b| {
         let dtype = b.dtype(x);
@@ -119,7 +147,9 @@ pub fn apply(
         output = b.add(output, shared)?;
     }
     let stats = Stats {
-        load_balancing_loss: routing.load_balancing_loss,
+        fraction: routing.balance.fraction,
+        probability: routing.balance.probability,
+        load_balancing_loss: routing.balance.loss,
         z_loss: routing.z_loss,
         dropped: routing.dropped,
         dropped_choices: routing.dropped_choices,

@@ -109,7 +109,7 @@ fn layer(b: &mut Builder, router: &Router, form: Dispatch, x: &[Value]) -> Resul
         let scaled = b.mul(rows, scale)?;
         let out = b.tanh(scaled)?;
         let output = dispatch::combine(b, &shape, &plan, out)?;
-        Ok(vec![output, routing.load_balancing_loss, routing.z_loss])
+        Ok(vec![output, routing.balance.loss, routing.z_loss])
     })
 }
 

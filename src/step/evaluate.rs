@@ -1,8 +1,10 @@
-//! Programs without an update: `eval_step`, `forward`, `next_token`.
+//! Programs without an update: `eval_step`, `forward`, `gradients`, `next_token`.
 
-use super::loss::{self, LAYER_METRICS, per_token};
+use super::loss::{self, LAYER_METRICS, Losses, per_token};
 use super::program::{Assembly, Output, Role};
 use crate::build::{BuildError, Builder};
+use crate::config::RunConfig;
+use crate::grad;
 use crate::ir::{DType, Direction, TensorType, Value};
 use crate::layers::{Context, Phase};
 use crate::model::{self, Batch};
@@ -34,11 +36,7 @@ pub(super) fn forward(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
         let (losses, forward) = loss::losses(b, a.config, cx, a.params, batch, None)?;
         let logits = forward.logits(b, cx)?;
         let cross_entropy = per_token(b, losses.cross_entropy, losses.tokens)?;
-        let objective = per_token(b, losses.objective, losses.tokens)?;
-        let loss = match loss::auxiliary(b, a.config, &losses.layers)? {
-            Some(auxiliary) => b.add(objective, auxiliary)?,
-            None => objective,
-        };
+        let loss = total(b, &losses)?;
         let mut outputs = vec![
             Output::Plain("logits".into(), logits),
             Output::Plain("loss".into(), loss),
@@ -55,6 +53,30 @@ pub(super) fn forward(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
         let named = LAYER_METRICS.iter().zip(losses.layers);
         outputs.extend(named.map(|(name, value)| Output::Plain(format!("layers/{name}"), value)));
         Ok(outputs)
+    })
+}
+
+/// The loss of an evaluation: the mean over tokens, and the auxiliary losses.
+fn total(b: &mut Builder, losses: &Losses) -> Result<Value, BuildError> {
+    let objective = per_token(b, losses.objective, losses.tokens)?;
+    match losses.auxiliary {
+        Some(auxiliary) => b.add(objective, auxiliary),
+        None => Ok(objective),
+    }
+}
+
+/// Parameters and batch -> the loss of `forward` and its derivative by every parameter, `gradients/<name>`.
+pub(super) fn gradients(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
+    let packing = a.config.batch.packing;
+    with_network(a, packing, |b, cx, a, batch| {
+        let (losses, _) = loss::losses(b, a.config, cx, a.params, batch, None)?;
+        let loss = total(b, &losses)?;
+        let params: Vec<Value> =
+            a.params.iter().map(|def| cx.weights.path(&def.name)).collect::<Result<_, _>>()?;
+        let grads = grad::gradients(b, loss, &params)?;
+        let named = a.params.iter().zip(grads);
+        let named = named.map(|(def, grad)| Output::Plain(format!("gradients/{}", def.name), grad));
+        Ok([Output::Plain("loss".into(), loss)].into_iter().chain(named).collect())
     })
 }
 
@@ -83,7 +105,7 @@ pub(super) fn next_token(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
 
 /// What the body of a program knows of its assembly.
 struct Known<'a> {
-    config: &'a crate::config::RunConfig,
+    config: &'a RunConfig,
     params: &'a [crate::layers::ParamDef],
 }
 

@@ -1,7 +1,7 @@
 //! The training loss of a batch and what is reported beside it.
 
 use crate::build::{BuildError, Builder};
-use crate::config::RunConfig;
+use crate::config::{Aggregation, RunConfig};
 use crate::ir::{DType, Direction, Value};
 use crate::layers::vocabulary::Teacher;
 use crate::layers::{Context, ParamDef, attention, embedding};
@@ -26,6 +26,8 @@ pub(super) struct Losses {
     /// Number of target sequences, and of those whose tokens are all correct.
     pub sequences: Value,
     pub exact: Value,
+    /// The auxiliary losses with their coefficients; none for a dense model.
+    pub auxiliary: Option<Value>,
     /// Each `f32[sparse layers]`, the load `f32[sparse layers, experts]`; empty for a dense model.
     pub layers: Vec<Value>,
 }
@@ -42,6 +44,7 @@ pub(super) fn losses(
     let forward = model::forward(b, cx, defs, batch)?;
     let sums = forward.token_loss(b, cx, config.loss, batch.targets, teacher)?;
     let (sequences, exact) = count_exact(b, &forward, sums.hits)?;
+    let layers = layer_metrics(b, &forward)?;
     let losses = Losses {
         objective: sums.objective,
         cross_entropy: sums.cross_entropy,
@@ -51,7 +54,8 @@ pub(super) fn losses(
         tokens: b.sum_all(forward.weights)?,
         sequences,
         exact,
-        layers: layer_metrics(b, &forward)?,
+        auxiliary: auxiliary(b, config, &forward, &layers)?,
+        layers,
     };
     Ok((losses, forward))
 }
@@ -84,7 +88,7 @@ fn count_exact(b: &mut Builder, forward: &Forward, hits: Value) -> Result<(Value
 }
 
 /// The statistics of all sparse layers, encoder first.
-pub(super) fn layer_metrics(b: &mut Builder, forward: &Forward) -> Result<Vec<Value>, BuildError> {
+fn layer_metrics(b: &mut Builder, forward: &Forward) -> Result<Vec<Value>, BuildError> {
     if forward.stats.is_empty() {
         return Ok(vec![]);
     }
@@ -104,18 +108,41 @@ pub(super) fn layer_metrics(b: &mut Builder, forward: &Forward) -> Result<Vec<Va
         .collect()
 }
 
-/// The auxiliary losses with their coefficients, summed over layers: a scalar, or none for a dense model.
-pub(super) fn auxiliary(
+/// The auxiliary losses of all sparse layers with their coefficients: a scalar, or none for a dense model.
+fn auxiliary(
     b: &mut Builder,
     config: &RunConfig,
+    forward: &Forward,
     layers: &[Value],
 ) -> Result<Option<Value>, BuildError> {
-    let [balance, z, ..] = layers else { return Ok(None) };
-    let balance = b.sum_all(*balance)?;
-    let balance = b.mul_scalar(balance, config.model.moe.load_balancing_coef)?;
-    let z = b.sum_all(*z)?;
-    let z = b.mul_scalar(z, config.model.moe.z_loss_coef)?;
+    let [balance, z, ..] = *layers else { return Ok(None) };
+    let moe = &config.model.moe;
+    let [balance, z] = match moe.aggregation {
+        Aggregation::Sum => [b.sum_all(balance)?, b.sum_all(z)?],
+        Aggregation::Mean => [b.mean_all(balance)?, b.mean_all(z)?],
+        Aggregation::Pooled => pooled(b, forward)?,
+    };
+    let balance = b.mul_scalar(balance, moe.load_balancing_coef)?;
+    let z = b.mul_scalar(z, moe.z_loss_coef)?;
     Ok(Some(b.add(balance, z)?))
+}
+
+/// The load-balancing loss and the z-loss, each stack's layers taken for one layer, summed over stacks.
+fn pooled(b: &mut Builder, forward: &Forward) -> Result<[Value; 2], BuildError> {
+    let zero = b.scalar(DType::F32, 0.0)?;
+    let mut sums = [zero, zero];
+    for (_, stats) in &forward.stats {
+        let fraction = b.mean(stats.fraction, &[0])?; // [groups, experts]
+        let probability = b.mean(stats.probability, &[0])?;
+        let product = b.mul(fraction, probability)?;
+        let mean = b.mean_all(product)?;
+        let experts = b.shape(product)[1] as f64;
+        // E * sum over experts, mean over groups.
+        let balance = b.mul_scalar(mean, experts * experts)?;
+        let z = b.mean_all(stats.z_loss)?;
+        sums = [b.add(sums[0], balance)?, b.add(sums[1], z)?];
+    }
+    Ok(sums)
 }
 
 /// `x / max(count, 1)` for scalars.

@@ -1,4 +1,5 @@
-//! The programs of a model, beside those of a distillation: `init`, `train_step`, `eval_step`, `forward`, `next_token`.
+//! The programs of a model, beside those of a distillation: `init`, `train_step`, `eval_step`, `forward`, `gradients`,
+//! `next_token`.
 
 mod bias;
 mod evaluate;

@@ -9,15 +9,18 @@ use crate::model::{Batch, Segments};
 use serde::{Deserialize, Serialize};
 
 /// The names of all programs.
-pub const PROGRAMS: [&str; 5] = ["init", "train_step", "eval_step", "forward", "next_token"];
+pub const PROGRAMS: [&str; 6] = ["init", "train_step", "eval_step", "forward", "next_token", "gradients"];
+
+/// One that an artifact has only where it is asked for.
+const ON_REQUEST: &str = "gradients";
 
 /// The program of a training step with a teacher.
 pub const DISTILL_STEP: &str = "distill_step";
 
-/// The programs of a configuration: one more with a teacher.
+/// The programs that an artifact has unless it is asked for others: one more with a teacher.
 pub fn programs(config: &RunConfig) -> Vec<&'static str> {
     let distill = config.distillation.teacher.as_ref().map(|_| DISTILL_STEP);
-    PROGRAMS.into_iter().chain(distill).collect()
+    PROGRAMS.into_iter().filter(|name| *name != ON_REQUEST).chain(distill).collect()
 }
 
 /// What an input or output is.
@@ -59,7 +62,7 @@ pub struct Program {
 
 /// Builds a program by name; `None` if there is none of that name.
 pub fn build(config: &RunConfig, name: &str) -> Option<Result<Program, BuildError>> {
-    let name = programs(config).into_iter().find(|p| *p == name)?;
+    let name = programs(config).into_iter().chain([ON_REQUEST]).find(|p| *p == name)?;
     let layout = Layout::new(config);
     let mut assembly = Assembly { config, layout: &layout, b: Builder::new(), inputs: vec![] };
     let outputs = match name {
@@ -68,6 +71,7 @@ pub fn build(config: &RunConfig, name: &str) -> Option<Result<Program, BuildErro
         DISTILL_STEP => train::build(&mut assembly, Network::new(&config.distillation)),
         "eval_step" => evaluate::eval_step(&mut assembly),
         "forward" => evaluate::forward(&mut assembly),
+        "gradients" => evaluate::gradients(&mut assembly),
         _ => evaluate::next_token(&mut assembly),
     };
     Some(outputs.map(|outputs| assembly.finish(name, outputs)))

@@ -116,7 +116,8 @@ impl Micro<'_> {
         let mut total = per_token(b, losses.objective, self.tokens)?;
         let layers: Vec<Value> =
             losses.layers.iter().map(|&x| b.mul_scalar(x, share)).collect::<Result<_, _>>()?;
-        if let Some(auxiliary) = loss::auxiliary(b, self.config, &layers)? {
+        if let Some(auxiliary) = losses.auxiliary {
+            let auxiliary = b.mul_scalar(auxiliary, share)?;
             total = b.add(total, auxiliary)?;
         }
         let grads = grad::gradients(b, total, &trained(self.defs, self.params))?;

@@ -2,7 +2,7 @@
 //! full. One stable sort of the tokens per expert; everything after it is as long as there are slots.
 
 use super::measure::{self, Counts};
-use super::{Routing, Scores, Slots};
+use super::{Balance, Routing, Scores, Slots};
 use crate::build::{BuildError, Builder};
 use crate::ir::{Combiner, DType, Direction, Reducer, ScatterDims, TensorType, Value};
 use crate::moe::layer::MoeShape;
@@ -21,11 +21,12 @@ pub fn route(b: &mut Builder, scores: Scores, real: Value, shape: &MoeShape) -> 
     let taken = b.convert(taken, dtype)?;
     let taken = b.sum(taken, &[0, 2])?; // [E]
     let zero = b.scalar(dtype, 0.0)?;
+    let none = b.zeros(&TensorType::new(dtype, [shape.groups, shape.experts]))?;
     Ok(Routing {
         slots: Slots::OfExperts { token, gate },
         decisions,
         // Every expert has the same load by construction, and loses no choice.
-        load_balancing_loss: zero,
+        balance: Balance { loss: zero, fraction: none, probability: none },
         dropped_choices: zero,
         z_loss: measure::z_loss(b, &counts, scores.logits, real)?,
         load: measure::shares(b, taken)?,

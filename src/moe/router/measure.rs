@@ -1,7 +1,7 @@
 //! Auxiliary losses and statistics of a layer. Padding counts in none of them.
 
 use super::choose::Choices;
-use super::{Routing, Scores, Slots};
+use super::{Balance, Routing, Scores, Slots};
 use crate::build::{BuildError, Builder};
 use crate::config::Router;
 use crate::ir::{Reducer, Value};
@@ -25,7 +25,7 @@ pub fn of_tokens(
     Ok(Routing {
         slots,
         decisions: b.select(kept, expert, none)?,
-        load_balancing_loss: load_balancing_loss(b, router, &scores, choices, real, shape)?,
+        balance: balance_of(b, router, &scores, choices, real, shape)?,
         z_loss: z_loss(b, &counts, scores.logits, real)?,
         load: shares(b, demand)?,
         dropped: dropped_tokens(b, real, kept)?,
@@ -65,15 +65,15 @@ fn at_least_one(b: &mut Builder, x: Value) -> Result<Value, BuildError> {
     b.max(x, one)
 }
 
-/// The loss over groups of tokens; over sequences, with the k choices counted once, for a router that balances by its bias.
-fn load_balancing_loss(
+/// The use of experts over groups of tokens; over sequences, with the k choices counted once, for a router that balances by its bias.
+fn balance_of(
     b: &mut Builder,
     router: &Router,
     scores: &Scores,
     choices: &Choices,
     real: Value,
     shape: &MoeShape,
-) -> Result<Value, BuildError> {
+) -> Result<Balance, BuildError> {
     let Router::DeepseekV3 { k, .. } = router else {
         return balance(b, choices.counted, scores.probs, real);
     };
@@ -82,13 +82,14 @@ fn load_balancing_loss(
     let counted = b.reshape(choices.counted, &rows)?;
     let probs = b.reshape(scores.probs, &rows)?;
     let real = b.reshape(real, &rows[..2])?;
-    let loss = balance(b, counted, probs, real)?;
-    b.mul_scalar(loss, 1.0 / *k as f64)
+    let all = balance(b, counted, probs, real)?;
+    let once = 1.0 / *k as f64;
+    Ok(Balance { loss: b.mul_scalar(all.loss, once)?, fraction: b.mul_scalar(all.fraction, once)?, ..all })
 }
 
 /// `E * sum over experts of f * P`, mean over the leading axis: f is the share of real tokens that chose the expert, which has
 /// no derivative, P the mean of its probability. `chosen` and `probs [G, S, E]`, `chosen` 0 for padding; `real [G, S]`.
-pub fn balance(b: &mut Builder, chosen: Value, probs: Value, real: Value) -> Result<Value, BuildError> {
+pub fn balance(b: &mut Builder, chosen: Value, probs: Value, real: Value) -> Result<Balance, BuildError> {
     let counts = Counts::new(b, real)?;
     let shape = b.shape(probs);
     let [groups, experts] = [shape[0], shape[2]];
@@ -102,7 +103,7 @@ pub fn balance(b: &mut Builder, chosen: Value, probs: Value, real: Value) -> Res
     let product = b.mul(fraction, probability)?;
     let sum = b.sum_all(product)?;
     let sum = b.mul_scalar(sum, experts as f64)?;
-    b.div(sum, counts.groups)
+    Ok(Balance { loss: b.div(sum, counts.groups)?, fraction, probability })
 }
 
 /// Mean squared `logsumexp` of `logits [G, S, E]`.

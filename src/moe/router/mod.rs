@@ -46,8 +46,7 @@ pub struct Routing {
     pub slots: Slots,
     /// `s32[G, S, k]`: the expert of each choice, or -1 where it has no slot; k is E where experts choose.
     pub decisions: Value,
-    /// Scalar: `E * sum(f * P)`, mean over groups (Switch Transformer, equation 4, without the coefficient).
-    pub load_balancing_loss: Value,
+    pub balance: Balance,
     /// Scalar: mean squared `logsumexp` of the router logits.
     pub z_loss: Value,
     /// `[E]`: share of the choices that went to each expert, before the capacity.
@@ -58,6 +57,16 @@ pub struct Routing {
     pub dropped_choices: Value,
     /// Scalar: mean entropy of the router probabilities, in nats.
     pub entropy: Value,
+}
+
+/// How evenly the experts are used. Groups are sequences where the router balances by its bias.
+#[derive(Clone, Copy, Debug)]
+pub struct Balance {
+    /// Scalar: `E * sum(f * P)`, mean over groups (Switch Transformer, equation 4, without the coefficient).
+    pub loss: Value,
+    /// `[G, E]`: f, the share of a group's tokens that chose the expert, and P, its mean probability there.
+    pub fraction: Value,
+    pub probability: Value,
 }
 
 /// Who sits where.

@@ -57,8 +57,7 @@ fn decided(
                 Slots::OfTokens { expert, gate, position, kept } => [expert, gate, position, kept],
                 Slots::OfExperts { token, gate } => [token, gate, token, token],
             };
-            let scalars =
-                [routing.load_balancing_loss, routing.dropped, routing.dropped_choices, routing.load];
+            let scalars = [routing.balance.loss, routing.dropped, routing.dropped_choices, routing.load];
             Ok([slots, scalars].concat())
         });
     let [who, gate, position, kept, loss, dropped, dropped_choices, load] = found.try_into().unwrap();
@@ -121,7 +120,7 @@ fn the_load_balancing_loss_has_the_published_value() {
     let inputs = [chosen, probs].map(|x| Literal::new([1, 5, 2], &x).unwrap());
     let loss = outputs(&inputs, |b, x| {
         let real = b.full(&TensorType::new(DType::F64, [1, 5]), 1.0)?;
-        Ok(vec![measure::balance(b, x[0], x[1], real)?])
+        Ok(vec![measure::balance(b, x[0], x[1], real)?.loss])
     });
     close(&loss[0], &[0.8741045], 2e-7);
 }
@@ -208,7 +207,7 @@ fn from_inputs_and_weights_come_the_published_choices_gates_and_losses() {
         let real = b.full(&TensorType::new(DType::F32, [2, 3]), 1.0)?;
         let routing = route(b, &cx, &router, (x[0], real), &shape(&router, [2, 3, 2], 3, 2))?;
         let Slots::OfTokens { expert, gate, .. } = routing.slots else { panic!("tokens choose") };
-        Ok(vec![expert, gate, routing.load_balancing_loss, routing.z_loss])
+        Ok(vec![expert, gate, routing.balance.loss, routing.z_loss])
     });
     assert_eq!(found[0], [0., 1., 0., 0., 1., 0.]);
     close(&found[1], &[0.5090078, 0.5031341, 0.5003456, 0.5023667, 0.5070808, 0.5012733], 1e-6);
@@ -610,7 +609,7 @@ fn deepseek_gates_are_scores_without_the_bias_over_their_sum() {
         let real = b.full(&TensorType::new(DType::F64, [1, 1]), 1.0)?;
         let routing = decide(b, &cx, &router, scores, real, &shape(&router, [1, 1, 3], 1, 1))?;
         let Slots::OfTokens { expert, gate, .. } = routing.slots else { panic!("tokens choose") };
-        Ok(vec![expert, gate, scores.probs, routing.load_balancing_loss])
+        Ok(vec![expert, gate, scores.probs, routing.balance.loss])
     });
     assert_eq!(found[0], [0., 2.]);
     close(&found[1], &[2.5 * 0.5 / 0.7, 2.5 * 0.2 / 0.7], 1e-12);

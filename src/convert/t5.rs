@@ -1,0 +1,341 @@
+//! T5 and Switch Transformers: settings and names.
+
+use super::error::Problem;
+use super::families::Family;
+use super::plan::{self, Plan, Row, Table, linear, same};
+use super::settings::Settings;
+use super::weights::Weights;
+use crate::config::{
+    Aggregation, Architecture, Capacity, Exploration, FeedForward, Group, ModelConfig, MoeConfig, Objective,
+    Padding, Priority, RelativePositions, Router, RunConfig,
+};
+use serde_json::{Map, Value, json};
+
+const EMBEDDING: &str = "shared.weight";
+const HEAD: &str = "lm_head.weight";
+const COPIES: &[&str] = &[EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", HEAD];
+
+/// Old files have a table that no layer reads.
+const IGNORED: &[&str] = &["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"];
+
+const OUTSIDE: &[Row] = &[
+    same("shared/embedding", EMBEDDING),
+    same("head", HEAD),
+    same("encoder/relative_bias", "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+    same("decoder/relative_bias", "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"),
+    same("encoder/final_norm", "encoder.final_layer_norm.weight"),
+    same("decoder/final_norm", "decoder.final_layer_norm.weight"),
+];
+
+/// `{stack}` is the stack, `{ff}` the number of the feed-forward layer in a block, `{mlp}` its name.
+const BLOCK: &[Row] = &[
+    same("attention/norm", "{stack}.block.{layer}.layer.0.layer_norm.weight"),
+    linear("attention/q", "{stack}.block.{layer}.layer.0.SelfAttention.q.weight"),
+    linear("attention/k", "{stack}.block.{layer}.layer.0.SelfAttention.k.weight"),
+    linear("attention/v", "{stack}.block.{layer}.layer.0.SelfAttention.v.weight"),
+    linear("attention/o", "{stack}.block.{layer}.layer.0.SelfAttention.o.weight"),
+    same("cross_attention/norm", "{stack}.block.{layer}.layer.1.layer_norm.weight"),
+    linear("cross_attention/q", "{stack}.block.{layer}.layer.1.EncDecAttention.q.weight"),
+    linear("cross_attention/k", "{stack}.block.{layer}.layer.1.EncDecAttention.k.weight"),
+    linear("cross_attention/v", "{stack}.block.{layer}.layer.1.EncDecAttention.v.weight"),
+    linear("cross_attention/o", "{stack}.block.{layer}.layer.1.EncDecAttention.o.weight"),
+    same("mlp/norm", "{stack}.block.{layer}.layer.{ff}.layer_norm.weight"),
+    linear("mlp/wi", "{stack}.block.{layer}.layer.{ff}.{mlp}.wi.weight"),
+    linear("mlp/wi_0", "{stack}.block.{layer}.layer.{ff}.{mlp}.wi_0.weight"),
+    linear("mlp/wi_1", "{stack}.block.{layer}.layer.{ff}.{mlp}.wi_1.weight"),
+    linear("mlp/wo", "{stack}.block.{layer}.layer.{ff}.{mlp}.wo.weight"),
+    same("moe/norm", "{stack}.block.{layer}.layer.{ff}.layer_norm.weight"),
+    linear("moe/router", "{stack}.block.{layer}.layer.{ff}.mlp.router.classifier.weight"),
+    linear("moe/experts/wi", "{stack}.block.{layer}.layer.{ff}.mlp.experts.expert_{expert}.wi.weight"),
+    linear("moe/experts/wo", "{stack}.block.{layer}.layer.{ff}.mlp.experts.expert_{expert}.wo.weight"),
+];
+
+/// Names and layouts of all tensors of a model whose settings fit.
+pub fn plan(family: Family, config: &RunConfig, weights: Option<&Weights>) -> Plan {
+    let model = &config.model;
+    let mlp = if family == Family::Switch { "mlp" } else { "DenseReluDense" };
+    let encoder = [("{stack}", "encoder"), ("{ff}", "1"), ("{mlp}", mlp)];
+    let decoder = [("{stack}", "decoder"), ("{ff}", "2"), ("{mlp}", mlp)];
+    let tables = [
+        Table { stack: "encoder", layers: model.num_encoder_layers, words: &encoder, rows: BLOCK },
+        Table { stack: "decoder", layers: model.num_decoder_layers, words: &decoder, rows: BLOCK },
+    ];
+    let mut targets = plan::targets(model, &tables, OUTSIDE).unwrap_or_default();
+    let mut copies = COPIES.to_vec();
+    if !model.tie_embeddings {
+        copies.retain(|name| *name != HEAD);
+    }
+    if !model.tie_embeddings && weights.is_some_and(|weights| weights.ty(HEAD).is_none()) {
+        // A head that is tied, yet not scaled, becomes a table of its own.
+        let head = targets.iter_mut().filter(|target| target.name == "head");
+        head.flat_map(|target| &mut target.pieces).for_each(|piece| piece.name = EMBEDDING.into());
+    }
+    Plan { targets, copies, optional: COPIES, ignored: IGNORED }
+}
+
+/// The configuration for these settings.
+pub fn config(family: Family, settings: &mut Settings) -> RunConfig {
+    settings.only("is_encoder_decoder", true);
+    settings.only("decoder_start_token_id", 0);
+    settings.only("pad_token_id", 0);
+    let dropout = settings.number("dropout_rate", 0.1);
+    let d_model = if family == Family::Switch { 768 } else { 512 };
+    let layers = if family == Family::Switch { 12 } else { 6 };
+    let num_encoder_layers = settings.count("num_layers", layers);
+    let mut model = ModelConfig {
+        architecture: Architecture::EncoderDecoder,
+        vocab_size: settings.count("vocab_size", 32128),
+        d_model: settings.count("d_model", d_model),
+        d_ff: settings.count("d_ff", 2048),
+        d_kv: settings.count("d_kv", 64),
+        num_heads: settings.count("num_heads", d_model / 64),
+        num_encoder_layers,
+        num_decoder_layers: settings.count("num_decoder_layers", num_encoder_layers),
+        positions: RelativePositions {
+            num_buckets: settings.count("relative_attention_num_buckets", 32),
+            max_distance: settings.count("relative_attention_max_distance", 128),
+        },
+        tie_embeddings: settings.flag("tie_word_embeddings", true),
+        norm_epsilon: settings.number("layer_norm_epsilon", 1e-6),
+        dropout,
+        padding: Padding::Included,
+        ..ModelConfig::default()
+    };
+    match family {
+        Family::Switch => switch(settings, &mut model),
+        Family::T5 => {
+            let known = [("relu", FeedForward::Relu), ("gated-gelu", FeedForward::GatedGelu)];
+            model.feed_forward = settings.choice("feed_forward_proj", &known, FeedForward::Relu);
+            // Newer versions keep under this name what they then no longer call tied.
+            model.tie_embeddings = settings.flag("scale_decoder_outputs", model.tie_embeddings);
+        }
+    }
+    let mut config = RunConfig { model, ..RunConfig::default() };
+    config.data.objective = Objective::text_to_text();
+    config.loss.z_loss = 0.0;
+    config
+}
+
+fn switch(settings: &mut Settings, model: &mut ModelConfig) {
+    settings.only("dense_act_fn", "relu");
+    settings.only("feed_forward_proj", "relu");
+    settings.only("router_bias", false);
+    settings.only("router_dtype", "float32");
+    let jitter = settings.number("router_jitter_noise", 0.01);
+    let exploration = match jitter {
+        0.0 => Exploration::Argmax,
+        epsilon => Exploration::InputJitter { epsilon },
+    };
+    let steps = [
+        sparse_step(model.num_encoder_layers, settings.count("num_sparse_encoder_layers", 3)),
+        sparse_step(model.num_decoder_layers, settings.count("num_sparse_decoder_layers", 3)),
+    ];
+    // A stack without a block between sparse ones has no auxiliary loss there.
+    let counts = steps.iter().all(|step| *step > 1);
+    let coefficient = |found: f64| if counts { found } else { 0.0 };
+    let slots = settings.count("expert_capacity", 64);
+    model.moe = MoeConfig {
+        num_experts: settings.count("num_experts", 8),
+        router: Router::Switch { exploration, priority: Priority::Position },
+        capacity: Capacity::Absolute { train: slots, eval: slots, multiple: 1 },
+        group: Group::Sequence,
+        expert_dropout: model.dropout,
+        load_balancing_coef: coefficient(settings.number("router_aux_loss_coef", 1e-3)),
+        z_loss_coef: coefficient(settings.number("router_z_loss_coef", 1e-3)),
+        aggregation: Aggregation::Pooled,
+        ..MoeConfig::default()
+    };
+    match placement([model.num_encoder_layers, model.num_decoder_layers], steps) {
+        Some((every, offset)) => (model.moe.every, model.moe.offset) = (every, Some(offset)),
+        None => settings.refuse(
+            "num_sparse_encoder_layers",
+            "the same distance between sparse blocks in the encoder and in the decoder",
+        ),
+    }
+}
+
+/// Blocks from one sparse one to the next, as that library counts: the quotient rounded down, and all blocks for none.
+fn sparse_step(layers: usize, sparse: usize) -> usize {
+    layers.checked_div(sparse).unwrap_or(layers)
+}
+
+/// Whether block `layer` is sparse there.
+fn is_sparse(step: usize, layer: usize) -> bool {
+    step == 1 || layer.checked_rem(step) == Some(1)
+}
+
+/// One sparse block in how many, and which: the rule that gives the same blocks here in both stacks.
+fn placement(layers: [usize; 2], steps: [usize; 2]) -> Option<(usize, usize)> {
+    let fits = |&(every, offset): &(usize, usize)| {
+        let mut stacks = layers.iter().zip(steps);
+        stacks.all(|(&layers, step)| (0..layers).all(|i| is_sparse(step, i) == (i % every == offset)))
+    };
+    let rules = steps.into_iter().filter(|step| *step > 0).map(|step| (step, usize::from(step > 1)));
+    rules.into_iter().find(fits)
+}
+
+/// The settings for a configuration.
+pub fn settings(family: Family, config: &RunConfig, problems: &mut Vec<Problem>) -> Map<String, Value> {
+    let model = &config.model;
+    let mut refuse = |ours, found: String, expected: &str| {
+        let (model, expected) = (family.name(), expected.to_string());
+        problems.push(Problem::NotExpressible { ours, found, model, expected });
+    };
+    if model.architecture != Architecture::EncoderDecoder {
+        refuse("model.architecture", "decoder_only".into(), "encoder_decoder");
+    }
+    let mut tree = json!({
+        "is_encoder_decoder": true,
+        "vocab_size": model.vocab_size,
+        "d_model": model.d_model,
+        "d_ff": model.d_ff,
+        "d_kv": model.d_kv,
+        "num_heads": model.num_heads,
+        "num_layers": model.num_encoder_layers,
+        "num_decoder_layers": model.num_decoder_layers,
+        "relative_attention_num_buckets": model.positions.num_buckets,
+        "relative_attention_max_distance": model.positions.max_distance,
+        "layer_norm_epsilon": model.norm_epsilon,
+        "dropout_rate": model.dropout,
+        "tie_word_embeddings": model.tie_embeddings,
+        "pad_token_id": 0,
+        "decoder_start_token_id": 0,
+    });
+    let own = match family {
+        Family::Switch => switch_settings(config, &mut refuse),
+        Family::T5 => {
+            let form = match model.feed_forward {
+                FeedForward::Relu => "relu",
+                FeedForward::GatedGelu => "gated-gelu",
+            };
+            json!({ "feed_forward_proj": form, "scale_decoder_outputs": model.tie_embeddings })
+        }
+    };
+    let mut all = Map::new();
+    for tree in [tree.take(), own] {
+        all.extend(tree.as_object().cloned().unwrap_or_default());
+    }
+    all
+}
+
+fn switch_settings(config: &RunConfig, refuse: &mut impl FnMut(&'static str, String, &str)) -> Value {
+    let (model, moe) = (&config.model, &config.model.moe);
+    if model.feed_forward != FeedForward::Relu {
+        refuse("model.feed_forward", "gated_gelu".into(), "relu");
+    }
+    if model.expert_d_ff() != model.d_ff {
+        refuse("model.moe.d_ff", model.expert_d_ff().to_string(), "one width, model.d_ff");
+    }
+    let routers = [&moe.router, moe.router_of_decoder()];
+    if !routers.iter().all(|router| matches!(router, Router::Switch { priority: Priority::Position, .. })) {
+        let kind = serde_json::to_string(&routers).unwrap_or_default();
+        refuse("model.moe.router", kind, "switch, by position, in both stacks");
+    }
+    if moe.shared_experts > 0 {
+        refuse("model.moe.shared_experts", moe.shared_experts.to_string(), "none");
+    }
+    let jitter = match moe.router.exploration() {
+        Exploration::InputJitter { epsilon } => epsilon,
+        _ => 0.0,
+    };
+    let layers = [model.num_encoder_layers, model.num_decoder_layers];
+    let sparse = layers.map(|layers| num_sparse(layers, moe));
+    let [Some(encoder), Some(decoder)] = sparse else {
+        let found = format!("{} with model.moe.offset {}", moe.every, moe.sparse_offset());
+        refuse("model.moe.every", found, "the second of each run of blocks sparse, or all blocks");
+        return Value::Null;
+    };
+    let mut tree = json!({
+        "num_experts": moe.num_experts,
+        "expert_capacity": absolute_capacity(config),
+        "num_sparse_encoder_layers": encoder,
+        "num_sparse_decoder_layers": decoder,
+        "encoder_sparse_step": sparse_step(layers[0], encoder),
+        "decoder_sparse_step": sparse_step(layers[1], decoder),
+        "router_jitter_noise": jitter,
+        "router_bias": false,
+        "router_dtype": "float32",
+        "router_ignore_padding_tokens": false,
+        "dense_act_fn": "relu",
+    });
+    // Where all blocks are sparse they have no effect there, and are 0 here.
+    if moe.every > 1 {
+        tree["router_aux_loss_coef"] = moe.load_balancing_coef.into();
+        tree["router_z_loss_coef"] = moe.z_loss_coef.into();
+    }
+    tree
+}
+
+/// The number of sparse blocks from which that library derives the same places.
+fn num_sparse(layers: usize, moe: &MoeConfig) -> Option<usize> {
+    let fits = |&sparse: &usize| {
+        let step = sparse_step(layers, sparse);
+        (0..layers).all(|i| is_sparse(step, i) == moe.is_sparse(i))
+    };
+    (1..=layers).find(fits)
+}
+
+/// Slots per expert and sequence: as given, or those of an evaluation.
+fn absolute_capacity(config: &RunConfig) -> usize {
+    match config.model.moe.capacity {
+        Capacity::Absolute { eval, .. } => eval,
+        _ => config.model.moe.capacity_for(config.input_groups().tokens_per_group, false),
+    }
+}
+
+/// Where Switch Transformers behaves otherwise there.
+pub fn differences(config: &RunConfig) -> Vec<String> {
+    let (model, moe) = (&config.model, &config.model.moe);
+    let mut found = vec![];
+    if !matches!(moe.capacity, Capacity::Absolute { train, eval, multiple: 1 } if train == eval) {
+        let tokens = config.input_groups().tokens_per_group;
+        found.push(format!(
+            "its capacity is one number: {}, that of groups of {tokens} tokens in evaluation",
+            absolute_capacity(config)
+        ));
+    }
+    if moe.group != Group::Sequence {
+        found.push("its capacity is that of a sequence, not of model.moe.group".into());
+    }
+    if !matches!(moe.router.exploration(), Exploration::InputJitter { .. } | Exploration::Argmax) {
+        found.push("its only noise in training is jitter".into());
+    }
+    if model.padding != Padding::Included {
+        found.push("padding takes capacity and counts in the router's losses there".into());
+    }
+    if moe.aggregation != Aggregation::Pooled {
+        found.push("its load-balancing loss is that of all layers of a stack together".into());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sparse_blocks_are_those_of_the_other_library() {
+        let blocks = |layers: usize, sparse: usize| {
+            let step = sparse_step(layers, sparse);
+            (0..layers).filter(|&i| is_sparse(step, i)).collect::<Vec<_>>()
+        };
+        assert_eq!(blocks(12, 6), [1, 3, 5, 7, 9, 11]);
+        assert_eq!(blocks(12, 3), [1, 5, 9]);
+        // 5 / 2 is 2, so that block 3 is sparse too.
+        assert_eq!(blocks(5, 2), [1, 3]);
+        assert_eq!(blocks(3, 3), [0, 1, 2]);
+        // None asked for, yet there is one.
+        assert_eq!(blocks(12, 0), [1]);
+        assert_eq!(blocks(1, 0), [0]);
+        assert_eq!(blocks(2, 3), [0_usize; 0]);
+    }
+
+    #[test]
+    fn one_rule_must_hold_in_both_stacks() {
+        assert_eq!(placement([12, 12], [2, 2]), Some((2, 1)));
+        assert_eq!(placement([3, 2], [1, 1]), Some((1, 0)));
+        assert_eq!(placement([4, 2], [4, 2]), Some((4, 1)));
+        assert_eq!(placement([12, 12], [2, 4]), None);
+        assert_eq!(placement([2, 2], [0, 0]), None);
+    }
+}
