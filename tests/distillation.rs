@@ -224,6 +224,20 @@ fn upcycled_experts_do_what_the_dense_network_did_times_the_gate() {
             assert!(distance(&found, &fresh[&name].to_f64()) < 1e-5, "{name}");
         }
     }
+    // Gates of the chosen experts that add up to 1 keep the function, whatever the router holds.
+    let mixtral = [
+        ("model.moe.num_experts", 4.into()),
+        ("model.moe.router", serde_json::json!({"kind": "mixtral"})),
+        ("model.moe.capacity", serde_json::json!({"kind": "dropless"})),
+    ];
+    let settings = mixtral.clone().map(|(key, value)| format!("{key}={value}"));
+    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+    let upcycle = ["upcycle", "dense", "spans.json", "-o", "mixtral", "--set", "model.num_decoder_layers=2"];
+    workspace.succeed(&upcycle.into_iter().chain(settings).collect::<Vec<_>>());
+    let config = config(&[&mixtral[..], &[two]].concat());
+    let found = logits(&config, &newest(&workspace, "mixtral"), |_| 1.0);
+    assert!(distance(&found, &expected) < 1e-6, "mixtral");
+
     let message =
         workspace.fail(&["upcycle", "dense", "spans.json", "-o", "refused", "--set", "model.d_ff=24"]);
     assert!(message.contains("`decoder/block_0/mlp/wi` must be f32[2,8,24], found f32[2,8,16]"), "{message}");
