@@ -47,7 +47,7 @@ impl Batch {
             let targets = take(s.targets);
             Segments { targets, inputs: s.inputs.map(&mut take) }
         });
-        Self { inputs, targets, segments, ..*self }
+        Self { inputs, targets, segments }
     }
 }
 
