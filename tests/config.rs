@@ -49,6 +49,7 @@ fn presets_have_the_published_numbers_of_parameters() {
     let table = [
         ("t5-base", "222.9", 1),
         ("t5-large", "737.7", 1),
+        ("moe-base-top2-128", "7.42e3", 0),
         ("switch-base-8", "0.62e3", 0),
         ("switch-base-16", "1.07e3", 0),
         ("switch-base-32", "1.98e3", 0),
@@ -61,12 +62,16 @@ fn presets_have_the_published_numbers_of_parameters() {
         let shown = if tenths == 1 { format!("{millions:.1}") } else { format!("{:.2}e3", millions / 1e3) };
         assert_eq!(shown, printed, "{name}");
     }
-    for (name, billions) in [
+    let table = [
         ("t5-xxl", "11.1"),
         ("switch-large-128", "26.3"),
         ("switch-xxl", "394.7"),
         ("switch-c-2048", "1571.3"),
-    ] {
+        ("st-moe-32b", "269.1"),
+        ("mixtral-8x7b", "46.7"),
+        ("deepseek-v3", "671.0"),
+    ];
+    for (name, billions) in table {
         assert_eq!(format!("{:.1}", preset(name).model.parameter_count() as f64 / 1e9), billions, "{name}");
     }
 }
@@ -114,9 +119,23 @@ fn counts_by_formula_are_those_of_the_declared_parameters() {
         [&causal[..], &latent[..2], &["model.tie_embeddings=false"]].concat(),
     ];
     let mut models: Vec<ModelConfig> = variants.iter().map(|changes| with(changes).unwrap().model).collect();
-    models.extend(["t5-xxl", "switch-c-2048"].map(|name| preset(name).model));
+    models.extend(
+        ["t5-xxl", "switch-c-2048", "st-moe-32b", "mixtral-8x7b", "deepseek-v3"]
+            .map(|name| preset(name).model),
+    );
     for model in models {
         assert_eq!(model.parameter_count(), declared(&model), "{model:?}");
+    }
+}
+
+#[test]
+fn decoders_have_the_published_numbers_of_parameters_that_a_token_meets() {
+    for (name, billions) in [("mixtral-8x7b", "12.9"), ("deepseek-v3", "37.6")] {
+        assert_eq!(
+            format!("{:.1}", preset(name).model.active_parameter_count() as f64 / 1e9),
+            billions,
+            "{name}"
+        );
     }
 }
 

@@ -4,4 +4,5 @@
 mod generation;
 mod gradients;
 mod model;
+mod presets;
 mod reference;
