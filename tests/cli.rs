@@ -128,7 +128,7 @@ fn configurations_are_refused_in_one_line_that_names_the_field() {
     );
     assert_eq!(
         workspace.fail(&["compile", "spans.json", "-o", "artifact", "--program", "backward"]),
-        "there is no program `backward`; programs are init, train_step, eval_step, forward, prefill, decode_step"
+        "there is no program `backward`; programs are init, train_step, eval_step, forward, prefill, decode_step, gradients"
     );
     assert!(!workspace.path("artifact").exists());
 }
