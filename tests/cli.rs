@@ -38,7 +38,7 @@ fn a_compiled_artifact_passes_inspection_in_all_its_forms() {
     let workspace = compiled();
     let report = json(&workspace.succeed(&["inspect", "artifact", "--json"]));
     let programs = report.as_array().unwrap();
-    assert_eq!(programs.len(), 5);
+    assert_eq!(programs.len(), 6);
     for program in programs {
         assert_eq!(program["static_shapes"]["all_static"], true, "{}", program["name"]);
         assert_eq!(program["failures"], json("[]"), "{}", program["name"]);
@@ -128,7 +128,7 @@ fn configurations_are_refused_in_one_line_that_names_the_field() {
     );
     assert_eq!(
         workspace.fail(&["compile", "spans.json", "-o", "artifact", "--program", "backward"]),
-        "there is no program `backward`; programs are init, train_step, eval_step, forward, next_token"
+        "there is no program `backward`; programs are init, train_step, eval_step, forward, prefill, decode_step, gradients"
     );
     assert!(!workspace.path("artifact").exists());
 }
@@ -285,7 +285,7 @@ mod on_a_device {
         assert!(workspace.fail(&no_state).ends_with("tensors of state; give --checkpoint"));
         assert_eq!(
             workspace.fail(&["run", "run/artifact", "--program", "backward", "--outputs", "x"]),
-            "the artifact has no program `backward`; it has init, train_step, eval_step, forward, next_token"
+            "the artifact has no program `backward`; it has init, train_step, eval_step, forward, prefill, decode_step"
         );
     }
 

@@ -5,7 +5,7 @@ use super::{Artifact, store};
 use crate::build::BuildError;
 use crate::config::RunConfig;
 use crate::hlo::HloModuleProto;
-use crate::step::{self, PROGRAMS, Program, Role};
+use crate::step::{self, PROGRAMS, Program};
 use crate::{ir, lower};
 
 /// A configuration could not be compiled.
@@ -57,11 +57,11 @@ pub fn compile_programs(config: &RunConfig, names: &[&str]) -> Result<Artifact, 
     Ok(Artifact { manifest, modules })
 }
 
-/// The HLO module of a program: dead code dropped, common subexpressions shared, state outputs donated.
+/// The HLO module of a program: dead code dropped, common subexpressions shared, what stays on the device donated.
 pub fn emit(program: &Program) -> HloModuleProto {
     let graph = ir::optimize(&program.graph);
     let donated = |(output, port): (usize, &step::Port)| {
-        port.alias.filter(|_| port.role == Role::State).map(|input| (output, input))
+        port.alias.filter(|_| port.role.stays()).map(|input| (output, input))
     };
     let aliases: Vec<lower::Alias> = program.outputs.iter().enumerate().filter_map(donated).collect();
     let names: Vec<String> = program.inputs.iter().map(|port| port.name.clone()).collect();

@@ -6,7 +6,7 @@ use crate::ir::{DType, TensorType};
 use crate::layers::Phase;
 use crate::model::Side;
 use crate::moe::MoeShape;
-use crate::step::{DISTILL_STEP, Port, Role};
+use crate::step::{DISTILL_STEP, Port, Role, decoding};
 use serde::{Deserialize, Serialize};
 
 /// Raised when the folder's meaning changes.
@@ -111,19 +111,32 @@ pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
     if program == "init" || two || model.moe.num_experts == 0 {
         return vec![];
     }
-    let sides = [(Side::Encoder, config.batch.input_length), (Side::Decoder, config.batch.target_length)];
+    let (sides, model) = match program {
+        "prefill" if Side::Encoder.layers(model) > 0 => {
+            (vec![(Side::Encoder, config.batch.input_length)], model)
+        }
+        "prefill" => (vec![(Side::Decoder, config.batch.target_length)], model),
+        "decode_step" => (vec![(Side::Decoder, 1)], &decoding(model)),
+        _ => {
+            let lengths = [config.batch.input_length, config.batch.target_length];
+            (Side::BOTH.into_iter().zip(lengths).collect(), model)
+        }
+    };
+    let sparse = |(side, length): (Side, usize)| {
+        side.segments(model).into_iter().filter_map(move |s| Some((side, length, s, s.sparse?)))
+    };
     sides
         .into_iter()
-        .filter(|(side, _)| side.sparse_layers(model) > 0)
-        .map(|(side, length)| {
+        .flat_map(sparse)
+        .map(|(side, length, segment, index)| {
             let sequences = config.batch.sequences_per_microbatch();
             let router = side.router(model);
             let shape = MoeShape::new(model, router, phase, (sequences, length));
             let rule = model.moe.capacity;
             MoeLayer {
                 program: program.into(),
-                scope: format!("{}/block_{}/moe", side.name(), model.moe.sparse_offset()),
-                layers: side.sparse_layers(model),
+                scope: format!("{}/{}/moe", side.name(), segment.scope(index)),
+                layers: segment.sparse_layers(),
                 groups: shape.groups,
                 tokens_per_group: shape.tokens,
                 experts: shape.experts,
@@ -149,9 +162,14 @@ impl ProgramSpec {
         self.inputs.iter().filter(|port| port.role == Role::State)
     }
 
-    /// The outputs that are state.
-    pub fn state_outputs(&self) -> impl Iterator<Item = &PortSpec> {
-        self.outputs.iter().filter(|port| port.role == Role::State)
+    /// The inputs that `prefill` makes.
+    pub fn cache_inputs(&self) -> impl Iterator<Item = &PortSpec> {
+        self.inputs.iter().filter(|port| port.role == Role::Cache)
+    }
+
+    /// The outputs that stay on the device: state and cache.
+    pub fn kept_outputs(&self) -> impl Iterator<Item = &PortSpec> {
+        self.outputs.iter().filter(|port| port.role.stays())
     }
 }
 

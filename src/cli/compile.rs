@@ -25,7 +25,14 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
     let artifact = common::compile(&config, &args.programs)?;
     artifact.write(&args.out).context("the artifact could not be written")?;
     let manifest = &artifact.manifest;
-    common::say(format_args!("{}: {} parameters", config.name, manifest.num_parameters))?;
+    let flops = config.model.forward_flops(config.batch.input_length, config.batch.target_length);
+    common::say(format_args!(
+        "{}: {} parameters, {} met by a token; {flops:.3e} FLOPs per sequence, forward",
+        config.name,
+        manifest.num_parameters,
+        config.model.active_parameter_count(),
+        flops = flops as f64,
+    ))?;
     for (spec, module) in manifest.programs.iter().zip(&artifact.modules) {
         let instructions: usize = module.computations.iter().map(|c| c.instructions.len()).sum();
         common::say(format_args!("  {:<12} {instructions:>7} instructions", spec.name))?;

@@ -50,16 +50,17 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let checkpoint = common::open_checkpoint(&args.checkpoint)?;
     let tokenizer = Tokenizer::open(&config.data.tokenizer, config.model.vocab_size as u32)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
-    let artifact = common::compile(&config, &["next_token".into()])?;
+    let artifact = common::compile(&config, &["prefill".into(), "decode_step".into()])?;
     let wanted = parameters(&artifact)?;
     let mut session = Session::new(args.device.open(devices, 1)?, artifact);
     common::restore(&mut session, &checkpoint, &wanted)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, seed: args.seed };
-    let mut generator = Generator::new(session, &prompt, tokenizer.eos(), sampling)?;
-    common::note("compiling next_token ...");
+    let mut generator = Generator::new(session, &[prompt], tokenizer.eos(), sampling)?;
+    common::note("compiling prefill and decode_step ...");
     let limit = args.max_tokens.unwrap_or(usize::MAX);
-    let tokens = generator.run(limit)?;
-    common::say(tokenizer.decode(&tokens))?;
+    for tokens in generator.run(limit)? {
+        common::say(tokenizer.decode(&tokens))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -70,7 +71,8 @@ fn one_row(mut config: RunConfig) -> anyhow::Result<RunConfig> {
     config.resolved().context("the configuration does not allow a batch of one sequence")
 }
 
+/// Both programs take all parameters.
 fn parameters(artifact: &crate::artifact::Artifact) -> anyhow::Result<Vec<String>> {
-    let (spec, _) = artifact.program("next_token").context("internal: next_token was not compiled")?;
+    let (spec, _) = artifact.program("decode_step").context("internal: decode_step was not compiled")?;
     Ok(spec.state_inputs().map(|port| port.name.clone()).collect())
 }

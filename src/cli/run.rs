@@ -1,8 +1,9 @@
 //! `run`: any program of an artifact on named tensors.
 
 use super::{Devices, Needs, common};
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, PortSpec};
 use crate::checkpoint;
+use crate::ir::TensorType;
 use crate::train::Session;
 use anyhow::{Context, bail};
 use std::path::PathBuf;
@@ -19,10 +20,10 @@ pub struct Args {
     /// State that the program takes: checkpoint or other safetensors file, or run folder
     #[arg(long, value_name = "PATH")]
     checkpoint: Option<PathBuf>,
-    /// Safetensors file with the other inputs
+    /// Safetensors file with the other inputs, and the cache where the program takes it
     #[arg(long, value_name = "FILE")]
     inputs: Option<PathBuf>,
-    /// Safetensors file to write: the outputs, and the state where the program returns it
+    /// Safetensors file to write: the outputs, and state or cache where the program returns them
     #[arg(long, value_name = "FILE")]
     outputs: PathBuf,
     #[command(flatten)]
@@ -42,7 +43,8 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
         format!("the artifact has no program `{}`; it has {}", args.program, names.join(", "))
     })?;
     let wanted: Vec<String> = spec.state_inputs().map(|port| port.name.clone()).collect();
-    let returned: Vec<String> = spec.state_outputs().map(|port| port.name.clone()).collect();
+    let returned: Vec<String> = spec.kept_outputs().map(|port| port.name.clone()).collect();
+    let cached: Vec<String> = spec.cache_inputs().map(|port| port.name.clone()).collect();
     let checkpoint = args.checkpoint.as_deref().map(common::open_tensors).transpose()?;
     let inputs = match &args.inputs {
         Some(path) => checkpoint::read_tensors(path)?,
@@ -56,6 +58,11 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
         }
         None => (),
     }
+    let (cache, inputs): (Vec<_>, Vec<_>) = inputs.into_iter().partition(|(name, _)| cached.contains(name));
+    for (name, value) in &cache {
+        check_cache(&session, &args.program, name, value.ty())?;
+        session.set_state(name, value)?;
+    }
     common::note(format_args!("compiling {} ...", args.program));
     let mut outputs = session.run(&args.program, inputs)?;
     for name in returned {
@@ -65,4 +72,16 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     checkpoint::write_tensors(&args.outputs, &outputs)?;
     common::say(format_args!("{} tensors written to {}", outputs.len(), args.outputs.display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A tensor of the cache has the type that the program asks for.
+fn check_cache(session: &Session, program: &str, name: &str, found: &TensorType) -> anyhow::Result<()> {
+    let (spec, _) = session.artifact().program(program).context("internal: the program is gone")?;
+    let expected = spec.cache_inputs().find(|port| port.name == name).and_then(PortSpec::ty);
+    match expected {
+        Some(expected) if expected != *found => {
+            bail!("program `{program}`: input `{name}` must be {expected}, found {found}")
+        }
+        _ => Ok(()),
+    }
 }

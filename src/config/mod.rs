@@ -3,7 +3,8 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `run` | [`RunConfig`], its reading, printing and digest |
-//! | `model`, `moe` | the network / its sparse layers |
+//! | `model`, `attention` | the network / its attention and positions |
+//! | `moe`, `segments` | its sparse layers / which blocks a stack has |
 //! | `router`, `capacity` | how tokens choose experts / how many an expert takes, and from which group |
 //! | `training`, `data`, `distillation` | batch, loss, optimizer, schedule / objective and tokenizer / the teacher |
 //! | `parameters` | parameter counts by formula |
@@ -13,6 +14,7 @@
 //!
 //! Every field has a default, so a file states only what differs. `docs/config.md` lists all of them.
 
+mod attention;
 mod capacity;
 mod data;
 mod distillation;
@@ -25,10 +27,14 @@ mod parameters;
 mod router;
 mod run;
 mod schema;
+mod segments;
 mod sizes;
 mod training;
 mod validate;
 
+pub use attention::{
+    Attention, GroupedQuery, Latent, Pairing, Positions, RelativeBuckets, Rotary, ScoreScale, Yarn,
+};
 pub use capacity::{Capacity, Group, Groups, Rounding, Slots};
 pub use data::{
     BYTES_VOCABULARY, DataConfig, NUM_SENTINELS, Objective, SpanLengths, TokenizerSpec,
@@ -36,8 +42,11 @@ pub use data::{
 };
 pub use distillation::Distillation;
 pub use error::ConfigError;
-pub use model::{Architecture, ComputeDtype, FeedForward, ModelConfig, Padding, RelativePositions, Remat};
+pub use model::{
+    Architecture, AttentionWidths, ComputeDtype, DecoderInputs, FeedForward, ModelConfig, Padding, Remat,
+};
 pub use moe::{Aggregation, Dispatch, MoeConfig};
 pub use router::{Exploration, Placement, Priority, Router, Second};
 pub use run::RunConfig;
+pub use segments::{Place, Segment};
 pub use training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::attention::{Attention, Positions, Rotary, ScoreScale};
 use super::moe::MoeConfig;
 
 /// Which stacks a model has.
@@ -14,6 +15,16 @@ pub enum Architecture {
     DecoderOnly,
 }
 
+/// What the decoder reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DecoderInputs {
+    /// The targets moved right behind token 0; each place predicts the target there (T5).
+    ShiftRight,
+    /// The targets as they are; each place predicts the next one (Mixtral, DeepSeek). Decoder-only.
+    Tokens,
+}
+
 /// The position-wise network of a block, of each expert too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -22,6 +33,8 @@ pub enum FeedForward {
     Relu,
     /// `(gelu(x wi_0) * (x wi_1)) wo`, the tanh form of gelu: three matrices (T5 v1.1).
     GatedGelu,
+    /// `(silu(x wi_0) * (x wi_1)) wo`, SwiGLU: three matrices (Mixtral, DeepSeek).
+    GatedSilu,
 }
 
 impl FeedForward {
@@ -29,7 +42,7 @@ impl FeedForward {
     pub fn num_matrices(self) -> usize {
         match self {
             FeedForward::Relu => 2,
-            FeedForward::GatedGelu => 3,
+            FeedForward::GatedGelu | FeedForward::GatedSilu => 3,
         }
     }
 }
@@ -56,22 +69,6 @@ pub enum Remat {
     Full,
 }
 
-/// Relative position buckets of the self-attention bias.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RelativePositions {
-    /// Rows of the bias table; even, since the encoder halves them by direction.
-    pub num_buckets: usize,
-    /// Distance, in tokens, from which all share the last bucket.
-    pub max_distance: usize,
-}
-
-impl Default for RelativePositions {
-    fn default() -> Self {
-        Self { num_buckets: 32, max_distance: 128 }
-    }
-}
-
 /// What padding takes part in. The encoder's padding is hidden from attention, and no padding counts in the token loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -94,18 +91,30 @@ pub struct ModelConfig {
     pub d_model: usize,
     /// Hidden width of a dense feed-forward network.
     pub d_ff: usize,
-    /// Width of one attention head; free of `d_model / num_heads`.
+    /// Width of one attention head; free of `d_model / num_heads`. Latent attention has widths of its own.
     pub d_kv: usize,
-    /// Attention heads.
+    /// Attention heads of the queries.
     pub num_heads: usize,
+    /// How queries find keys and values.
+    pub attention: Attention,
+    /// What attention scores are multiplied with; follows from the positions if not given.
+    pub score_scale: Option<ScoreScale>,
     /// Blocks of the encoder; 0 for `decoder_only`.
     pub num_encoder_layers: usize,
     /// Blocks of the decoder.
     pub num_decoder_layers: usize,
+    /// First blocks of each stack that stay dense in a sparse model (DeepSeek).
+    pub num_dense_layers: usize,
+    /// Whether a dense feed-forward network follows the experts in each sparse block (ST-MoE).
+    pub dense_after_sparse: bool,
     /// Form of the feed-forward network and of the experts.
     pub feed_forward: FeedForward,
-    /// Relative position buckets.
-    pub positions: RelativePositions,
+    /// How attention knows where tokens stand.
+    pub positions: Positions,
+    /// What the decoder reads.
+    pub decoder_inputs: DecoderInputs,
+    /// The token that is padding; none if every token is real.
+    pub pad_id: Option<usize>,
     /// What padding takes part in.
     pub padding: Padding,
     /// Whether the output head is the embedding table, its logits scaled by `d_model^-0.5`.
@@ -135,10 +144,16 @@ impl Default for ModelConfig {
             d_ff: 512,
             d_kv: 32,
             num_heads: 4,
+            attention: Attention::default(),
+            score_scale: None,
             num_encoder_layers: 4,
             num_decoder_layers: 4,
+            num_dense_layers: 0,
+            dense_after_sparse: false,
             feed_forward: FeedForward::Relu,
-            positions: RelativePositions::default(),
+            positions: Positions::default(),
+            decoder_inputs: DecoderInputs::ShiftRight,
+            pad_id: Some(0),
             padding: Padding::Excluded,
             tie_embeddings: true,
             norm_epsilon: 1e-6,
@@ -153,18 +168,79 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
-    /// Whether block `layer` (from 0, in either stack) has experts instead of a dense feed-forward network.
-    pub fn is_sparse(&self, layer: usize) -> bool {
-        self.moe.is_sparse(layer)
-    }
-
-    /// Width of all heads together: `num_heads * d_kv`.
-    pub fn attention_width(&self) -> usize {
-        self.num_heads.saturating_mul(self.d_kv)
+    /// Blocks of the encoder and of the decoder.
+    pub fn stacks(&self) -> [usize; 2] {
+        match self.architecture {
+            Architecture::EncoderDecoder => [self.num_encoder_layers, self.num_decoder_layers],
+            Architecture::DecoderOnly => [0, self.num_decoder_layers],
+        }
     }
 
     /// Hidden width of one expert: `moe.d_ff`, or `d_ff` where that is not given.
     pub fn expert_d_ff(&self) -> usize {
         self.moe.d_ff.unwrap_or(self.d_ff)
     }
+
+    /// Widths of all attention heads together.
+    pub fn attention_widths(&self) -> AttentionWidths {
+        let all = |heads: usize, width: usize| heads.saturating_mul(width);
+        match self.attention {
+            Attention::MultiHead => {
+                let width = all(self.num_heads, self.d_kv);
+                AttentionWidths { queries: width, keys: width, values: width, output: width }
+            }
+            Attention::GroupedQuery(grouped) => {
+                let width = all(self.num_heads, self.d_kv);
+                let keys = all(grouped.num_kv_heads, self.d_kv);
+                AttentionWidths { queries: width, keys, values: keys, output: width }
+            }
+            Attention::Latent(latent) => {
+                let keys = all(self.num_heads, latent.nope_dim.saturating_add(latent.rope_dim));
+                let values = all(self.num_heads, latent.value_dim);
+                AttentionWidths { queries: keys, keys, values, output: values }
+            }
+        }
+    }
+
+    /// Width of the part of a query that rotary positions turn.
+    pub fn rotary_dim(&self) -> usize {
+        match self.attention {
+            Attention::MultiHead | Attention::GroupedQuery(_) => self.d_kv,
+            Attention::Latent(latent) => latent.rope_dim,
+        }
+    }
+
+    /// The factor of attention scores.
+    pub fn score_factor(&self) -> f64 {
+        let width = match self.attention {
+            Attention::MultiHead | Attention::GroupedQuery(_) => self.d_kv,
+            Attention::Latent(latent) => latent.nope_dim + latent.rope_dim,
+        };
+        let scale = match self.score_scale() {
+            ScoreScale::None => 1.0,
+            ScoreScale::InverseSqrt => (width as f64).powf(-0.5),
+        };
+        match self.positions {
+            Positions::Rotary(Rotary { yarn: Some(yarn), .. }) => scale * yarn.score_factor(),
+            _ => scale,
+        }
+    }
+
+    /// The rule of the factor, where it is not given that of the models with such positions.
+    pub fn score_scale(&self) -> ScoreScale {
+        self.score_scale.unwrap_or(match self.positions {
+            Positions::RelativeBuckets(_) => ScoreScale::None,
+            Positions::Rotary(_) => ScoreScale::InverseSqrt,
+        })
+    }
+}
+
+/// Widths of all heads together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionWidths {
+    pub queries: usize,
+    pub keys: usize,
+    pub values: usize,
+    /// What the last projection takes.
+    pub output: usize,
 }

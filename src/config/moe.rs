@@ -83,11 +83,6 @@ pub enum Dispatch {
 }
 
 impl MoeConfig {
-    /// Whether block `layer` (from 0) of a stack is sparse.
-    pub fn is_sparse(&self, layer: usize) -> bool {
-        self.num_experts > 0 && layer.checked_rem(self.every) == Some(self.sparse_offset())
-    }
-
     /// Position of the sparse block in each run of `every`.
     pub fn sparse_offset(&self) -> usize {
         self.offset.unwrap_or(self.every.saturating_sub(1))
@@ -106,21 +101,5 @@ impl MoeConfig {
     /// Groups of a microbatch of `sequences` rows of `length` tokens; see [`Group::split`].
     pub fn groups(&self, sequences: usize, length: usize) -> Groups {
         self.group.split(sequences, length)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_block_of_each_run_is_sparse_unless_told_otherwise() {
-        let sparse = |moe: &MoeConfig| (0..6).filter(|layer| moe.is_sparse(*layer)).collect::<Vec<_>>();
-        let moe = MoeConfig { num_experts: 2, ..MoeConfig::default() };
-        assert_eq!(sparse(&moe), [1, 3, 5]);
-        assert_eq!(sparse(&MoeConfig { offset: Some(0), every: 3, ..moe.clone() }), [0, 3]);
-        assert_eq!(sparse(&MoeConfig { every: 1, ..moe.clone() }), [0, 1, 2, 3, 4, 5]);
-        assert_eq!(sparse(&MoeConfig { num_experts: 0, ..moe.clone() }), [0_usize; 0]);
-        assert_eq!(sparse(&MoeConfig { every: 0, ..moe }), [0_usize; 0]);
     }
 }

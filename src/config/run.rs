@@ -102,6 +102,7 @@ impl RunConfig {
         let moe = &mut self.model.moe;
         moe.offset = Some(moe.sparse_offset());
         moe.d_ff = Some(moe.d_ff.unwrap_or(self.model.d_ff));
+        self.model.score_scale = Some(self.model.score_scale());
         if self.batch.target_length == 0 {
             self.batch.target_length = self.data.objective.exact_target_length(self.batch.input_length);
         }

@@ -4,6 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::attention::{Attention, GroupedQuery, Latent, Positions, Rotary, Yarn};
 use super::capacity::Capacity;
 use super::data::{Objective, TokenizerSpec};
 use super::error::{ConfigError, shortened};
@@ -19,6 +20,15 @@ pub(super) fn template() -> Value {
 /// One tree per variant of the choice at `path`; empty where no choice is.
 pub(super) fn variants(path: &str) -> Vec<Value> {
     match path {
+        "model.attention" => {
+            let latent = Latent { query_rank: Some(64), ..Latent::default() };
+            let grouped = Attention::GroupedQuery(GroupedQuery::default());
+            trees(&[Attention::default(), grouped, Attention::Latent(latent)])
+        }
+        "model.positions" => {
+            let rotary = Rotary { yarn: Some(Yarn::default()), ..Rotary::default() };
+            trees(&[Positions::default(), Positions::Rotary(rotary)])
+        }
         "model.moe.router" | "model.moe.decoder_router" => trees(&Router::KINDS),
         "model.moe.router.exploration" | "model.moe.decoder_router.exploration" => trees(&[
             Exploration::default(),

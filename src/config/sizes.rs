@@ -1,8 +1,9 @@
 //! Element counts of the largest tensors, before any is described.
 
+use super::attention::Attention;
 use super::capacity::Groups;
 use super::error::ConfigError;
-use super::model::Architecture;
+use super::model::{Architecture, ModelConfig};
 use super::moe::Dispatch;
 use super::run::RunConfig;
 
@@ -31,13 +32,30 @@ fn weights(config: &RunConfig) -> Result<(), ConfigError> {
     let model = &config.model;
     let layers = model.num_encoder_layers.max(model.num_decoder_layers);
     elements("model.vocab_size", "the embedding", &[model.vocab_size, model.d_model], "vocab_size, d_model")?;
-    let attention = [layers, model.d_model, model.num_heads, model.d_kv];
+    let widths = model.attention_widths();
+    let heads = widths.queries.max(widths.keys).max(widths.output);
+    let attention = [layers, model.d_model, heads];
     elements("model.d_model", "a stack's attention weight", &attention, "layers, d_model, num_heads, d_kv")?;
+    latents(model, layers)?;
     let feed_forward = [layers, model.d_model, model.d_ff];
     elements("model.d_ff", "a stack's feed-forward weight", &feed_forward, "layers, d_model, d_ff")?;
     let experts = [layers, model.moe.num_experts, model.d_model, model.expert_d_ff()];
     let fields = "layers, moe.num_experts, d_model, moe.d_ff";
     elements("model.moe.num_experts", "a stack's expert weight", &experts, fields)
+}
+
+/// The matrices between latents and heads.
+fn latents(model: &ModelConfig, layers: usize) -> Result<(), ConfigError> {
+    let Attention::Latent(latent) = model.attention else { return Ok(()) };
+    let rank = latent.query_rank.unwrap_or(0).max(latent.kv_rank);
+    let width = latent.nope_dim + latent.rope_dim.max(latent.value_dim);
+    let dims = [layers, rank, model.num_heads, width];
+    elements(
+        "model.attention.kv_rank",
+        "a stack's attention weight",
+        &dims,
+        "layers, ranks, num_heads, widths",
+    )
 }
 
 fn activations(config: &RunConfig) -> Result<(), ConfigError> {
@@ -51,7 +69,8 @@ fn activations(config: &RunConfig) -> Result<(), ConfigError> {
         &scores,
         "sequences, num_heads, the longer length (twice)",
     )?;
-    let widest = model.d_ff.max(model.d_model).max(model.attention_width());
+    let widths = model.attention_widths();
+    let widest = model.d_ff.max(model.d_model).max(widths.queries).max(widths.output);
     let fields = "sequences, the longer length, d_ff or d_model or num_heads x d_kv";
     elements("batch.sequences", "a hidden activation", &[sequences, length, widest], fields)?;
     let logits = [sequences, batch.target_length, model.vocab_size];

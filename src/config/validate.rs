@@ -7,12 +7,13 @@ mod moe;
 use std::fmt::Debug;
 use std::ops::RangeInclusive;
 
+use super::attention::{Attention, Latent, Positions, RelativeBuckets, Rotary, Yarn};
 use super::data::{
     BYTES_VOCABULARY, DataConfig, NUM_SENTINELS, Objective, TokenizerSpec, span_corruption_lengths,
 };
 use super::distillation::Distillation;
 use super::error::{ConfigError, shortened};
-use super::model::{Architecture, ModelConfig};
+use super::model::{Architecture, DecoderInputs, ModelConfig};
 use super::run::RunConfig;
 use super::sizes;
 use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
@@ -64,12 +65,14 @@ fn model(model: &ModelConfig) -> Checked {
     count("model.d_kv", model.d_kv, 1..=1 << 16, 64)?;
     count("model.num_heads", model.num_heads, 1..=1 << 16, 8)?;
     layers(model)?;
+    attention(model)?;
     positions(model)?;
+    decoder(model)?;
     positive("model.norm_epsilon", model.norm_epsilon, 1e-6)?;
     rate("model.dropout", model.dropout, 0.1)?;
     positive("model.init_scale", model.init_scale, 0.1)?;
     moe::check(model)?;
-    sparse_runs(model)
+    sparse_layers(model)
 }
 
 fn layers(model: &ModelConfig) -> Checked {
@@ -87,8 +90,63 @@ fn layers(model: &ModelConfig) -> Checked {
     }
 }
 
+fn attention(model: &ModelConfig) -> Checked {
+    match model.attention {
+        Attention::MultiHead => Ok(()),
+        Attention::GroupedQuery(grouped) => {
+            let (path, heads) = ("model.attention.num_kv_heads", grouped.num_kv_heads);
+            count(path, heads, 1..=model.num_heads, 1)?;
+            let expected = format!("a divisor of model.num_heads = {}", model.num_heads);
+            require(model.num_heads.is_multiple_of(heads), path, heads, &expected, 1)
+        }
+        Attention::Latent(widths) => latent(model, widths),
+    }
+}
+
+fn latent(model: &ModelConfig, widths: Latent) -> Checked {
+    let fits = model.architecture == Architecture::DecoderOnly;
+    require(
+        fits,
+        "model.attention.kind",
+        "latent",
+        "another kind: latent attention is decoder_only",
+        "multi_head",
+    )?;
+    let Latent { query_rank, kv_rank, nope_dim, rope_dim, value_dim } = widths;
+    query_rank.map_or(Ok(()), |rank| count("model.attention.query_rank", rank, 1..=MAX_WIDTH, 1536))?;
+    count("model.attention.kv_rank", kv_rank, 1..=MAX_WIDTH, 512)?;
+    count("model.attention.nope_dim", nope_dim, 1..=1 << 16, 128)?;
+    even("model.attention.rope_dim", rope_dim, 64)?;
+    count("model.attention.value_dim", value_dim, 1..=1 << 16, 128)?;
+    let rotary = matches!(model.positions, Positions::Rotary(_));
+    require(
+        rotary,
+        "model.positions.kind",
+        "relative_buckets",
+        "rotary, which latent attention needs",
+        "rotary",
+    )
+}
+
+fn even(path: &str, found: usize, example: usize) -> Checked {
+    count(path, found, 2..=1 << 16, example)?;
+    require(found.is_multiple_of(2), path, found, "an even number: its elements turn in pairs", found + 1)
+}
+
 fn positions(model: &ModelConfig) -> Checked {
-    let (buckets, path) = (model.positions.num_buckets, "model.positions.num_buckets");
+    match model.positions {
+        Positions::RelativeBuckets(buckets) => relative(buckets),
+        Positions::Rotary(rotary) => {
+            if !matches!(model.attention, Attention::Latent(_)) {
+                even("model.d_kv", model.d_kv, 64)?;
+            }
+            turns(rotary)
+        }
+    }
+}
+
+fn relative(positions: RelativeBuckets) -> Checked {
+    let (buckets, path) = (positions.num_buckets, "model.positions.num_buckets");
     count(path, buckets, 4..=1 << 16, 32)?;
     require(
         buckets.is_multiple_of(2),
@@ -98,29 +156,48 @@ fn positions(model: &ModelConfig) -> Checked {
         buckets + 1,
     )?;
     // The logarithmic half of the decoder's buckets lies between num_buckets / 2 and the distance.
-    count(
-        "model.positions.max_distance",
-        model.positions.max_distance,
-        buckets / 2 + 1..=S32_MAX,
-        buckets * 4,
-    )
+    count("model.positions.max_distance", positions.max_distance, buckets / 2 + 1..=S32_MAX, buckets * 4)
 }
 
-/// Stacks are whole runs of `every` blocks, each with its sparse one, so that a run can be the body of a scan.
-fn sparse_runs(model: &ModelConfig) -> Checked {
+fn turns(rotary: Rotary) -> Checked {
+    let above = |path: &str, found: f64, least: f64, example: f64| {
+        let range = least..=f64::from(f32::MAX);
+        let fits = range.contains(&found) && found > least;
+        require(fits, path, found, &format!("a number above {least} that float32 holds"), example)
+    };
+    above("model.positions.theta", rotary.theta, 1.0, 1e4)?;
+    let Some(Yarn { factor, original_length, beta_fast, beta_slow, mscale, mscale_all_dim }) = rotary.yarn
+    else {
+        return Ok(());
+    };
+    let path = "model.positions.yarn.factor";
+    require((1.0..=1e6).contains(&factor), path, factor, "a number from 1 to 1000000", 40.0)?;
+    count("model.positions.yarn.original_length", original_length, 1..=S32_MAX, 4096)?;
+    positive("model.positions.yarn.beta_slow", beta_slow, 1.0)?;
+    above("model.positions.yarn.beta_fast", beta_fast, beta_slow, beta_slow * 32.0)?;
+    weight("model.positions.yarn.mscale", mscale, 1.0)?;
+    weight("model.positions.yarn.mscale_all_dim", mscale_all_dim, 1.0)
+}
+
+/// What the decoder reads, and which token is padding.
+fn decoder(model: &ModelConfig) -> Checked {
+    let fits =
+        model.decoder_inputs == DecoderInputs::ShiftRight || model.architecture == Architecture::DecoderOnly;
+    let expected = "shift_right, since model.architecture is encoder_decoder";
+    require(fits, "model.decoder_inputs", "tokens", expected, "shift_right")?;
+    model.pad_id.map_or(Ok(()), |id| count("model.pad_id", id, 0..=model.vocab_size - 1, 0))
+}
+
+/// A model with experts has a sparse block somewhere.
+fn sparse_layers(model: &ModelConfig) -> Checked {
+    count("model.num_dense_layers", model.num_dense_layers, 0..=MAX_LAYERS, 0)?;
     if model.moe.num_experts == 0 {
         return Ok(());
     }
-    let every = model.moe.every;
-    let stacks = [
-        ("model.num_encoder_layers", model.num_encoder_layers),
-        ("model.num_decoder_layers", model.num_decoder_layers),
-    ];
-    stacks.into_iter().try_for_each(|(path, layers)| {
-        let expected =
-            format!("a multiple of model.moe.every = {every}, so that each run has its sparse block");
-        require(layers.is_multiple_of(every), path, layers, &expected, layers.next_multiple_of(every))
-    })
+    let least = model.num_dense_layers + model.moe.sparse_offset() + 1;
+    let expected = format!("a stack of at least {least} blocks, the first with its sparse block");
+    let path = "model.num_decoder_layers";
+    require(model.sparse_layers() > 0, path, model.num_decoder_layers, &expected, least)
 }
 
 fn batch(batch: &BatchConfig) -> Checked {

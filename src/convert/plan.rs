@@ -112,7 +112,9 @@ fn stacked(model: &ModelConfig, table: &Table, def: &ParamDef) -> Option<Vec<Pie
     let inner = def.shape.get(def.batch_axes..)?;
     let experts = if row.theirs.contains("{expert}") { model.moe.num_experts } else { 1 };
     let mut pieces = vec![];
-    for (layer, _) in scopes(model, table.layers).enumerate().filter(|(_, found)| found == scope) {
+    let places = model.places(table.layers).into_iter().enumerate();
+    // Blocks of one scope are stacked in their order.
+    for (layer, _) in places.filter(|(_, place)| place.scope == scope) {
         for expert in 0..experts {
             let numbers = [("{layer}", layer.to_string()), ("{expert}", expert.to_string())];
             let words = table.words.iter().map(|(word, text)| (*word, text.to_string()));
@@ -121,12 +123,6 @@ fn stacked(model: &ModelConfig, table: &Table, def: &ParamDef) -> Option<Vec<Pie
         }
     }
     Some(pieces)
-}
-
-/// The scope of each block of a stack. Blocks of one scope are stacked in their order.
-fn scopes(model: &ModelConfig, layers: usize) -> impl Iterator<Item = String> {
-    let period = if model.moe.num_experts > 0 { model.moe.every.max(1) } else { 1 };
-    (0..layers).map(move |layer| format!("block_{}", layer % period))
 }
 
 fn piece(row: &Row, words: &[(&str, String)], shape: &[usize]) -> Piece {

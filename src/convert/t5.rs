@@ -6,8 +6,8 @@ use super::plan::{self, Plan, Row, Table, linear, same};
 use super::settings::Settings;
 use super::weights::Weights;
 use crate::config::{
-    Aggregation, Architecture, Capacity, Exploration, FeedForward, Group, ModelConfig, MoeConfig, Objective,
-    Padding, Priority, RelativePositions, Router, RunConfig,
+    Aggregation, Architecture, Attention, Capacity, Exploration, FeedForward, Group, ModelConfig, MoeConfig,
+    Objective, Padding, Positions, Priority, RelativeBuckets, Router, RunConfig, ScoreScale,
 };
 use serde_json::{Map, Value, json};
 
@@ -91,10 +91,10 @@ pub fn config(family: Family, settings: &mut Settings) -> RunConfig {
         num_heads: settings.count("num_heads", d_model / 64),
         num_encoder_layers,
         num_decoder_layers: settings.count("num_decoder_layers", num_encoder_layers),
-        positions: RelativePositions {
+        positions: Positions::RelativeBuckets(RelativeBuckets {
             num_buckets: settings.count("relative_attention_num_buckets", 32),
             max_distance: settings.count("relative_attention_max_distance", 128),
-        },
+        }),
         tie_embeddings: settings.flag("tie_word_embeddings", true),
         norm_epsilon: settings.number("layer_norm_epsilon", 1e-6),
         dropout,
@@ -104,7 +104,11 @@ pub fn config(family: Family, settings: &mut Settings) -> RunConfig {
     match family {
         Family::Switch => switch(settings, &mut model),
         Family::T5 => {
-            let known = [("relu", FeedForward::Relu), ("gated-gelu", FeedForward::GatedGelu)];
+            let known = [
+                ("relu", FeedForward::Relu),
+                ("gated-gelu", FeedForward::GatedGelu),
+                ("gated-silu", FeedForward::GatedSilu),
+            ];
             model.feed_forward = settings.choice("feed_forward_proj", &known, FeedForward::Relu);
             // Newer versions keep under this name what they then no longer call tied.
             model.tie_embeddings = settings.flag("scale_decoder_outputs", model.tie_embeddings);
@@ -184,6 +188,25 @@ pub fn settings(family: Family, config: &RunConfig, problems: &mut Vec<Problem>)
     if model.architecture != Architecture::EncoderDecoder {
         refuse("model.architecture", "decoder_only".into(), "encoder_decoder");
     }
+    let buckets = match model.positions {
+        Positions::RelativeBuckets(buckets) => buckets,
+        Positions::Rotary(_) => {
+            refuse("model.positions.kind", "rotary".into(), "relative_buckets");
+            RelativeBuckets::default()
+        }
+    };
+    if model.attention != Attention::MultiHead {
+        refuse("model.attention.kind", "grouped_query".into(), "multi_head");
+    }
+    if model.score_scale() != ScoreScale::None {
+        refuse("model.score_scale", "inverse_sqrt".into(), "none");
+    }
+    if model.pad_id != Some(0) {
+        refuse("model.pad_id", format!("{:?}", model.pad_id), "0");
+    }
+    if model.moe.num_experts > 0 && model.dense_after_sparse {
+        refuse("model.dense_after_sparse", "true".into(), "false");
+    }
     let mut tree = json!({
         "is_encoder_decoder": true,
         "vocab_size": model.vocab_size,
@@ -193,8 +216,8 @@ pub fn settings(family: Family, config: &RunConfig, problems: &mut Vec<Problem>)
         "num_heads": model.num_heads,
         "num_layers": model.num_encoder_layers,
         "num_decoder_layers": model.num_decoder_layers,
-        "relative_attention_num_buckets": model.positions.num_buckets,
-        "relative_attention_max_distance": model.positions.max_distance,
+        "relative_attention_num_buckets": buckets.num_buckets,
+        "relative_attention_max_distance": buckets.max_distance,
         "layer_norm_epsilon": model.norm_epsilon,
         "dropout_rate": model.dropout,
         "tie_word_embeddings": model.tie_embeddings,
@@ -207,6 +230,7 @@ pub fn settings(family: Family, config: &RunConfig, problems: &mut Vec<Problem>)
             let form = match model.feed_forward {
                 FeedForward::Relu => "relu",
                 FeedForward::GatedGelu => "gated-gelu",
+                FeedForward::GatedSilu => "gated-silu",
             };
             json!({ "feed_forward_proj": form, "scale_decoder_outputs": model.tie_embeddings })
         }
@@ -221,7 +245,7 @@ pub fn settings(family: Family, config: &RunConfig, problems: &mut Vec<Problem>)
 fn switch_settings(config: &RunConfig, refuse: &mut impl FnMut(&'static str, String, &str)) -> Value {
     let (model, moe) = (&config.model, &config.model.moe);
     if model.feed_forward != FeedForward::Relu {
-        refuse("model.feed_forward", "gated_gelu".into(), "relu");
+        refuse("model.feed_forward", "a gated form".into(), "relu");
     }
     if model.expert_d_ff() != model.d_ff {
         refuse("model.moe.d_ff", model.expert_d_ff().to_string(), "one width, model.d_ff");
@@ -239,7 +263,7 @@ fn switch_settings(config: &RunConfig, refuse: &mut impl FnMut(&'static str, Str
         _ => 0.0,
     };
     let layers = [model.num_encoder_layers, model.num_decoder_layers];
-    let sparse = layers.map(|layers| num_sparse(layers, moe));
+    let sparse = layers.map(|layers| num_sparse(layers, model));
     let [Some(encoder), Some(decoder)] = sparse else {
         let found = format!("{} with model.moe.offset {}", moe.every, moe.sparse_offset());
         refuse("model.moe.every", found, "the second of each run of blocks sparse, or all blocks");
@@ -267,10 +291,11 @@ fn switch_settings(config: &RunConfig, refuse: &mut impl FnMut(&'static str, Str
 }
 
 /// The number of sparse blocks from which that library derives the same places.
-fn num_sparse(layers: usize, moe: &MoeConfig) -> Option<usize> {
+fn num_sparse(layers: usize, model: &ModelConfig) -> Option<usize> {
+    let places = model.places(layers);
     let fits = |&sparse: &usize| {
         let step = sparse_step(layers, sparse);
-        (0..layers).all(|i| is_sparse(step, i) == moe.is_sparse(i))
+        places.iter().enumerate().all(|(i, place)| is_sparse(step, i) == place.sparse)
     };
     (1..=layers).find(fits)
 }

@@ -22,13 +22,18 @@ pub struct Context<'a> {
     pub key: Value,
 }
 
+/// The element type of a model's activations.
+pub fn dtype(config: &ModelConfig) -> DType {
+    match config.compute_dtype {
+        ComputeDtype::Float32 => DType::F32,
+        ComputeDtype::Bfloat16 => DType::Bf16,
+    }
+}
+
 impl Context<'_> {
     /// The element type of activations.
     pub fn dtype(&self) -> DType {
-        match self.config.compute_dtype {
-            ComputeDtype::Float32 => DType::F32,
-            ComputeDtype::Bfloat16 => DType::Bf16,
-        }
+        dtype(self.config)
     }
 
     /// A parameter in the element type of activations.

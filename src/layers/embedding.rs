@@ -29,3 +29,10 @@ pub fn shift_right(b: &mut Builder, tokens: Value, segments: Option<Value>) -> R
     let inside = b.compare(Direction::Eq, before, segments)?;
     b.mask(inside, shifted, 0.0)
 }
+
+/// `[batch, length]` shifted left by one; 0 comes last.
+pub fn shift_left(b: &mut Builder, x: Value) -> Result<Value, BuildError> {
+    let dtype = b.dtype(x);
+    let zero = b.scalar(dtype, 0.0)?;
+    b.pad(x, zero, &[0, -1], &[0, 1], &[0, 0])
+}

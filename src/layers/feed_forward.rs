@@ -9,7 +9,7 @@ use crate::ir::Value;
 pub fn inputs(kind: FeedForward) -> &'static [&'static str] {
     match kind {
         FeedForward::Relu => &["wi"],
-        FeedForward::GatedGelu => &["wi_0", "wi_1"],
+        FeedForward::GatedGelu | FeedForward::GatedSilu => &["wi_0", "wi_1"],
     }
 }
 
@@ -40,13 +40,27 @@ pub fn hidden(b: &mut Builder, cx: &Context, spec: &str, x: Value) -> Result<Val
             let zero = b.full_like(projected, 0.0)?;
             b.max(projected, zero)
         }
-        FeedForward::GatedGelu => {
-            let gate = project(b, "wi_0")?;
-            let gate = gelu_tanh(b, gate)?;
-            let linear = project(b, "wi_1")?;
-            b.mul(gate, linear)
-        }
+        FeedForward::GatedGelu => gated(b, project, gelu_tanh),
+        FeedForward::GatedSilu => gated(b, project, silu),
     }
+}
+
+/// `act(x wi_0) * (x wi_1)`.
+fn gated(
+    b: &mut Builder,
+    project: impl Fn(&mut Builder, &'static str) -> Result<Value, BuildError>,
+    act: impl Fn(&mut Builder, Value) -> Result<Value, BuildError>,
+) -> Result<Value, BuildError> {
+    let gate = project(b, "wi_0")?;
+    let gate = act(b, gate)?;
+    let linear = project(b, "wi_1")?;
+    b.mul(gate, linear)
+}
+
+/// `x / (1 + exp(-x))`.
+fn silu(b: &mut Builder, x: Value) -> Result<Value, BuildError> {
+    let logistic = b.logistic(x)?;
+    b.mul(x, logistic)
 }
 
 /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.

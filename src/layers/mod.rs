@@ -6,10 +6,11 @@ pub mod embedding;
 pub mod feed_forward;
 pub mod norm;
 pub mod position;
+pub mod rotary;
 pub mod vocabulary;
 
 mod context;
 mod params;
 
-pub use context::{Context, Phase};
+pub use context::{Context, Phase, dtype};
 pub use params::{Init, ParamDef, Params, Weights};

@@ -2,7 +2,7 @@
 
 use super::{Context, Init, Params};
 use crate::build::{BuildError, Builder};
-use crate::config::{ModelConfig, RelativePositions};
+use crate::config::RelativeBuckets;
 use crate::ir::{DType, Direction, TensorType, Value};
 
 /// Whether keys after the query are seen.
@@ -12,11 +12,11 @@ pub enum Sight {
     Causal,
 }
 
-pub fn declare(params: &mut Params, config: &ModelConfig) {
-    let buckets = config.positions.num_buckets;
+pub fn declare(params: &mut Params, positions: RelativeBuckets, num_heads: usize) {
+    let buckets = positions.num_buckets;
     // Variance scaling by the mean of both fans.
-    let deviation = (2.0 / (buckets + config.num_heads) as f64).sqrt();
-    let bias = params.add("relative_bias", &[buckets, config.num_heads], Init::TruncatedNormal(deviation));
+    let deviation = (2.0 / (buckets + num_heads) as f64).sqrt();
+    let bias = params.add("relative_bias", &[buckets, num_heads], Init::TruncatedNormal(deviation));
     bias.factored = false;
 }
 
@@ -27,13 +27,17 @@ pub fn declare(params: &mut Params, config: &ModelConfig) {
 pub fn relative_bias(
     b: &mut Builder,
     cx: &Context,
+    positions: RelativeBuckets,
     sight: Sight,
     length: usize,
 ) -> Result<Value, BuildError> {
     let table = cx.weights.get(b, "relative_bias")?;
-    let [heads, buckets] = [cx.config.num_heads, cx.config.positions.num_buckets];
-    let buckets_of_distance = distance_buckets(b, cx.config.positions, sight, length)?;
-    let one_hot = b.one_hot(buckets_of_distance, buckets, DType::F32)?;
+    let heads = cx.config.num_heads;
+    // Every distance from -(length - 1) on.
+    let index = b.iota(TensorType::new(DType::S32, [2 * length - 1]), 0)?;
+    let distance = b.add_scalar(index, 1.0 - length as f64)?;
+    let bucket = bucket_of(b, positions, sight, distance)?;
+    let one_hot = b.one_hot(bucket, positions.num_buckets, DType::F32)?;
     let rows = b.einsum("nb,bh->hn", one_hot, table)?; // [heads, 2 length - 1]
     diagonals(b, rows, heads, length)
 }
@@ -52,16 +56,27 @@ fn diagonals(b: &mut Builder, rows: Value, heads: usize, n: usize) -> Result<Val
     b.slice_axis(skewed, 2, n - 1, 2 * n - 1)
 }
 
-/// The bucket of each distance `key - query` from `-(length - 1)` to `length - 1`: `s32[2 length - 1]`.
-fn distance_buckets(
+/// The bias of one query per row: `f32[batch, heads, keys]` for `distance s32[batch, keys]`, key minus query.
+pub fn bias_of_distances(
     b: &mut Builder,
-    positions: RelativePositions,
+    cx: &Context,
+    positions: RelativeBuckets,
     sight: Sight,
-    length: usize,
+    distance: Value,
 ) -> Result<Value, BuildError> {
-    let ty = TensorType::new(DType::S32, [2 * length - 1]);
-    let index = b.iota(ty, 0)?;
-    let distance = b.add_scalar(index, 1.0 - length as f64)?;
+    let table = cx.weights.get(b, "relative_bias")?;
+    let bucket = bucket_of(b, positions, sight, distance)?;
+    let one_hot = b.one_hot(bucket, positions.num_buckets, DType::F32)?;
+    b.einsum("bkn,nh->bhk", one_hot, table)
+}
+
+/// The bucket of each distance, key minus query: `s32` of the same shape.
+fn bucket_of(
+    b: &mut Builder,
+    positions: RelativeBuckets,
+    sight: Sight,
+    distance: Value,
+) -> Result<Value, BuildError> {
     match sight {
         Sight::Both => {
             let side = positions.num_buckets / 2;

@@ -1,7 +1,13 @@
 //! Networks made of layers.
 
+mod block;
+mod cache;
+mod generation;
+mod side;
 mod stack;
 mod transformer;
 
-pub use stack::Side;
-pub use transformer::{Batch, Forward, Segments, declare, forward, sparse_layers};
+pub use cache::{Cache, CacheShape};
+pub use generation::{Prompt, decode, prefill_decoder, prefill_encoder, token_logits};
+pub use side::Side;
+pub use transformer::{Batch, Forward, Segments, declare, forward, target_weights};

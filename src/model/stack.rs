@@ -1,115 +1,32 @@
-//! A stack of blocks: runs of `every` blocks with stacked weights, repeated by one `scan`.
+//! A stack: segments of blocks with stacked weights, each run by one `scan`.
 
+use super::block::{self, Keys, Sequence, Shared};
+use super::side::Side;
 use crate::build::{BuildError, Builder, ScanInputs};
-use crate::config::{ModelConfig, Remat, Router};
+use crate::config::{ModelConfig, Positions, Remat, Segment};
 use crate::ir::{DType, RematPolicy, TensorType, Value};
-use crate::layers::{Context, ParamDef, Params, Weights, attention, dropout, feed_forward, norm, position};
-use crate::moe::{self, Stats};
-use std::ops::Range;
-
-/// The two stacks of a Transformer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Encoder,
-    Decoder,
-}
-
-impl Side {
-    /// The scope of the stack.
-    pub fn name(self) -> &'static str {
-        match self {
-            Side::Encoder => "encoder",
-            Side::Decoder => "decoder",
-        }
-    }
-
-    fn layers(self, config: &ModelConfig) -> usize {
-        match self {
-            Side::Encoder => config.num_encoder_layers,
-            Side::Decoder => config.num_decoder_layers,
-        }
-    }
-
-    /// Blocks in one run, and how often the run repeats.
-    fn runs(self, config: &ModelConfig) -> (usize, usize) {
-        let period = if config.moe.num_experts > 0 { config.moe.every.max(1) } else { 1 };
-        (period, self.layers(config) / period)
-    }
-
-    /// Number of sparse layers.
-    pub fn sparse_layers(self, config: &ModelConfig) -> usize {
-        if config.moe.num_experts > 0 { self.runs(config).1 } else { 0 }
-    }
-
-    /// The stack in whose scope a parameter lies.
-    pub fn of(name: &str) -> Option<Side> {
-        let scope = name.split('/').next();
-        [Side::Encoder, Side::Decoder].into_iter().find(|side| scope == Some(side.name()))
-    }
-
-    /// Which of the sparse layers of all stacks, encoder first, are this stack's.
-    pub fn sparse_rows(self, config: &ModelConfig) -> Range<usize> {
-        let start = match self {
-            Side::Encoder => 0,
-            Side::Decoder => Side::Encoder.sparse_layers(config),
-        };
-        start..start + self.sparse_layers(config)
-    }
-
-    /// How tokens of the stack choose experts.
-    pub fn router(self, config: &ModelConfig) -> &Router {
-        match self {
-            Side::Encoder => &config.moe.router,
-            Side::Decoder => config.moe.router_of_decoder(),
-        }
-    }
-
-    fn sight(self) -> position::Sight {
-        match self {
-            Side::Encoder => position::Sight::Both,
-            Side::Decoder => position::Sight::Causal,
-        }
-    }
-
-    fn has_cross_attention(self, config: &ModelConfig) -> bool {
-        self == Side::Decoder && config.num_encoder_layers > 0
-    }
-}
+use crate::layers::attention::{self, Term};
+use crate::layers::rotary::{self, Rotation};
+use crate::layers::{Context, ParamDef, Params, Weights, dropout, norm, position};
+use crate::moe::Stats;
 
 /// Declares the parameters of a stack.
 pub fn declare(params: &mut Params, config: &ModelConfig, side: Side) {
-    let (period, repeats) = side.runs(config);
     params.scoped(side.name(), |params| {
-        position::declare(params, config);
-        params.repeated(repeats, |params| {
-            for index in 0..period {
-                params.scoped(&block_name(index), |params| declare_block(params, config, side, index));
-            }
-        });
+        if let Positions::RelativeBuckets(buckets) = config.positions {
+            position::declare(params, buckets, config.num_heads);
+        }
+        for segment in side.segments(config) {
+            params.repeated(segment.repeats, |params| {
+                for index in 0..segment.period {
+                    let sparse = segment.sparse == Some(index);
+                    params
+                        .scoped(&segment.scope(index), |params| block::declare(params, config, side, sparse));
+                }
+            });
+        }
         norm::declare(params, "final_norm", config.d_model);
     });
-}
-
-fn block_name(index: usize) -> String {
-    format!("block_{index}")
-}
-
-fn declare_block(params: &mut Params, config: &ModelConfig, side: Side, index: usize) {
-    let sublayer = |params: &mut Params, name: &str, declare: &dyn Fn(&mut Params)| {
-        params.scoped(name, |params| {
-            norm::declare(params, "norm", config.d_model);
-            declare(params);
-        });
-    };
-    sublayer(params, "attention", &|p| attention::declare(p, config));
-    if side.has_cross_attention(config) {
-        sublayer(params, "cross_attention", &|p| attention::declare(p, config));
-    }
-    if config.is_sparse(index) {
-        sublayer(params, "moe", &|p| moe::declare(p, config, side.router(config)));
-    } else {
-        sublayer(params, "mlp", &|p| feed_forward::declare(p, config));
-    }
 }
 
 /// What a stack works on.
@@ -143,38 +60,84 @@ pub fn apply(
     inputs: Inputs,
 ) -> Result<(Value, Option<Stats>), BuildError> {
     b.scoped(side.name(), |b| {
-        let x = dropout::dropout(b, cx, "embedding", cx.config.dropout, inputs.x)?;
-        let (x, stats) = blocks(b, cx, side, defs, Inputs { x, ..inputs })?;
+        let shared = shared(b, cx, side, inputs)?;
+        let mut x = dropout::dropout(b, cx, "embedding", cx.config.dropout, inputs.x)?;
+        let mut stats = vec![];
+        let memory: Vec<Value> = inputs.memory.iter().map(|memory| memory.states).collect();
+        let consts = [&memory[..], &shared.values()].concat();
+        for segment in side.segments(cx.config) {
+            let (carry, ys) = run(b, cx, (side, segment, defs), &consts, &[x], |b, cx, consts, carry, _| {
+                let (memory, shared_values) = consts.split_at(memory.len());
+                let shared = shared.with(shared_values);
+                let mut keys = Sequence { rotation: shared.rotation, memory: memory.first().copied() };
+                let (x, stats) = blocks(b, cx, segment, carry[0], &shared, &mut keys)?;
+                Ok((vec![x], stats))
+            })?;
+            x = carry[0];
+            stats.extend((!ys.is_empty()).then_some(ys));
+        }
         let x = norm::rms_norm(b, cx, "final_norm", x)?;
         let x = dropout::dropout(b, cx, "output", cx.config.dropout, x)?;
-        Ok((x, stats))
+        Ok((x, all_layers(b, &stats)?))
     })
 }
 
-fn blocks(
+/// One run of blocks: the new activations, and the statistics of its sparse block.
+pub(super) fn blocks(
     b: &mut Builder,
     cx: &Context,
-    side: Side,
-    defs: &[ParamDef],
-    inputs: Inputs,
-) -> Result<(Value, Option<Stats>), BuildError> {
-    let (period, repeats) = side.runs(cx.config);
-    let prefix = format!("{}/block_", side.name());
+    segment: Segment,
+    mut x: Value,
+    shared: &Shared,
+    keys: &mut impl Keys,
+) -> Result<(Value, Vec<Value>), BuildError> {
+    let mut stats = vec![];
+    for index in 0..segment.period {
+        let sparse = segment.sparse == Some(index);
+        let scope = segment.scope(index);
+        let (next, found) = b.scoped(&scope, |b| block::apply(b, cx, sparse, x, shared, keys))?;
+        x = next;
+        stats.extend(found.iter().flat_map(Stats::values));
+    }
+    Ok((x, stats))
+}
+
+/// The statistics of all segments, one after the other.
+fn all_layers(b: &mut Builder, segments: &[Vec<Value>]) -> Result<Option<Stats>, BuildError> {
+    let Some(first) = segments.first() else { return Ok(None) };
+    let join = |(i, &value): (usize, &Value)| match segments.len() {
+        1 => Ok(value),
+        _ => {
+            let parts: Vec<Value> = segments.iter().map(|values| values[i]).collect();
+            b.concatenate(&parts, 0)
+        }
+    };
+    let values: Vec<Value> = first.iter().enumerate().map(join).collect::<Result<_, _>>()?;
+    Ok(Stats::from_values(&values))
+}
+
+/// What the blocks of a segment make of it: carries and stacked ys.
+pub(super) type Results = (Vec<Value>, Vec<Value>);
+
+/// Runs a segment: `body(consts, carry, row)` for each run of blocks, with its weights; `row u32[]` counts the runs.
+pub(super) fn run(
+    b: &mut Builder,
+    cx: &Context,
+    (side, segment, defs): (Side, Segment, &[ParamDef]),
+    consts: &[Value],
+    carry: &[Value],
+    body: impl FnOnce(&mut Builder, &Context, &[Value], &[Value], Value) -> Result<Results, BuildError>,
+) -> Result<Results, BuildError> {
+    let prefix = format!("{}/{}_", side.name(), segment.name);
     let names: Vec<&str> = defs.iter().map(|d| d.name.as_str()).filter(|n| n.starts_with(&prefix)).collect();
     let mut xs: Vec<Value> = names.iter().map(|n| cx.weights.path(n)).collect::<Result<_, _>>()?;
-    xs.push(b.iota(TensorType::new(DType::U32, [repeats]), 0)?);
-
-    let mut consts = vec![cx.key, self_bias(b, cx, side, inputs)?, inputs.real];
-    consts.push(hidden_keys(b, inputs.segments, (inputs.real, inputs.segments))?);
-    if let Some(Memory { states, real, segments }) = inputs.memory {
-        consts.push(states);
-        consts.push(hidden_keys(b, inputs.segments, (real, segments))?);
-    }
+    xs.push(b.iota(TensorType::new(DType::U32, [segment.repeats]), 0)?);
+    let consts = [&[cx.key], consts].concat();
     let scan = ScanInputs {
         consts: &consts,
-        carry: &[inputs.x],
+        carry,
         xs: &xs,
-        length: repeats,
+        length: segment.repeats,
         remat: match cx.config.remat {
             Remat::None => RematPolicy::SaveAll,
             Remat::Dots => RematPolicy::SaveDots,
@@ -182,101 +145,30 @@ fn blocks(
         },
     };
     let body = |b: &mut Builder, consts: &[Value], carry: &[Value], xs: &[Value]| {
-        let (values, index) = xs.split_at(names.len());
+        let (values, row) = xs.split_at(names.len());
         let weights = Weights::new(names.iter().map(|n| n.to_string()).zip(values.iter().copied()));
-        let key = b.fold_in_value(consts[0], index[0])?;
+        let key = b.fold_in_value(consts[0], row[0])?;
         let cx = Context { weights: &weights, key, ..*cx };
-        let shared = Shared {
-            router: side.router(cx.config),
-            bias: consts[1],
-            real: consts[2],
-            padding: consts[3],
-            memory: consts.get(4).copied().zip(consts.get(5).copied()),
-        };
-        run(b, &cx, period, carry[0], &shared)
+        body(b, &cx, &consts[1..], carry, row[0])
     };
-    let (carry, ys) = if cx.config.scan_blocks { b.scan(scan, body)? } else { b.unrolled_scan(scan, body)? };
-    Ok((carry[0], Stats::from_values(&ys)))
+    if cx.config.scan_blocks { b.scan(scan, body) } else { b.unrolled_scan(scan, body) }
 }
 
-/// What all blocks of a stack share.
-struct Shared<'a> {
-    router: &'a Router,
-    bias: Value,
-    real: Value,
-    padding: Value,
-    memory: Option<(Value, Value)>,
-}
-
-/// One run of blocks: the new activations, and the statistics of its sparse block.
-fn run(
+/// What all blocks share when they run over a whole sequence.
+pub(super) fn shared(
     b: &mut Builder,
     cx: &Context,
-    period: usize,
-    x: Value,
-    shared: &Shared,
-) -> Result<(Vec<Value>, Vec<Value>), BuildError> {
-    let mut x = x;
-    let mut stats = vec![];
-    for index in 0..period {
-        let (next, found) = b.scoped(&block_name(index), |b| block(b, cx, index, x, shared))?;
-        x = next;
-        stats.extend(found.iter().flat_map(Stats::values));
-    }
-    Ok((vec![x], stats))
-}
-
-fn block(
-    b: &mut Builder,
-    cx: &Context,
-    index: usize,
-    x: Value,
-    shared: &Shared,
-) -> Result<(Value, Option<Stats>), BuildError> {
-    let (x, ()) = residual(b, cx, "attention", x, |b, x| {
-        let inputs = attention::Inputs {
-            queries: x,
-            keys: x,
-            bias: Some(shared.bias),
-            key_mask: Some(shared.padding),
-        };
-        Ok((attention::attend(b, cx, inputs)?, ()))
-    })?;
-    let x = match shared.memory {
-        Some((memory, padding)) => {
-            let (x, ()) = residual(b, cx, "cross_attention", x, |b, x| {
-                let inputs =
-                    attention::Inputs { queries: x, keys: memory, bias: None, key_mask: Some(padding) };
-                Ok((attention::attend(b, cx, inputs)?, ()))
-            })?;
-            x
-        }
-        None => x,
+    side: Side,
+    inputs: Inputs,
+) -> Result<Shared, BuildError> {
+    let mut terms = self_bias(b, cx, side, inputs)?;
+    terms.push(hidden_keys(b, inputs.segments, (inputs.real, inputs.segments))?);
+    let rotation = rotation(b, cx, inputs.real)?;
+    let cross = match inputs.memory {
+        Some(Memory { real, segments, .. }) => Some(vec![hidden_keys(b, inputs.segments, (real, segments))?]),
+        None => None,
     };
-    if cx.config.is_sparse(index) {
-        let (x, stats) =
-            residual(b, cx, "moe", x, |b, x| moe::apply(b, cx, shared.router, (x, shared.real)))?;
-        Ok((x, Some(stats)))
-    } else {
-        let (x, ()) = residual(b, cx, "mlp", x, |b, x| Ok((feed_forward::apply(b, cx, x)?, ())))?;
-        Ok((x, None))
-    }
-}
-
-/// `x + dropout(layer(norm(x)))`.
-fn residual<T>(
-    b: &mut Builder,
-    cx: &Context,
-    name: &str,
-    x: Value,
-    layer: impl FnOnce(&mut Builder, Value) -> Result<(Value, T), BuildError>,
-) -> Result<(Value, T), BuildError> {
-    b.scoped(name, |b| {
-        let normal = norm::rms_norm(b, cx, "norm", x)?;
-        let (y, extra) = layer(b, normal)?;
-        let y = dropout::dropout(b, cx, "output", cx.config.dropout, y)?;
-        Ok((b.add(x, y)?, extra))
-    })
+    Ok(Shared { side, terms, rotation, real: inputs.real, cross })
 }
 
 /// Hides keys that are padding, or, where rows hold several examples, of another example than the query.
@@ -284,22 +176,52 @@ fn hidden_keys(
     b: &mut Builder,
     queries: Option<Value>,
     (real, keys): (Value, Option<Value>),
-) -> Result<Value, BuildError> {
+) -> Result<Term, BuildError> {
     match queries.zip(keys) {
-        Some((queries, keys)) => attention::hide_others(b, queries, keys),
-        None => attention::hide_padding(b, real),
+        Some((queries, keys)) => {
+            Ok(Term { value: attention::hide_others(b, queries, keys)?, axes: &[0, 2, 3] })
+        }
+        None => padding(b, real),
     }
 }
 
-/// Position bias, with the causal mask in the decoder: `f32[heads, length, length]`.
-fn self_bias(b: &mut Builder, cx: &Context, side: Side, inputs: Inputs) -> Result<Value, BuildError> {
+/// Hides keys that are padding: `real f32[batch, keys]`.
+pub(super) fn padding(b: &mut Builder, real: Value) -> Result<Term, BuildError> {
+    Ok(Term { value: attention::hide_padding(b, real)?, axes: &[0, 3] })
+}
+
+/// Position bias and causal mask.
+fn self_bias(b: &mut Builder, cx: &Context, side: Side, inputs: Inputs) -> Result<Vec<Term>, BuildError> {
     let length = b.shape(inputs.x)[1];
-    let bias = position::relative_bias(b, cx, side.sight(), length)?;
-    if side == Side::Encoder {
-        return Ok(bias);
+    let mask = match side {
+        Side::Encoder => None,
+        Side::Decoder => Some(attention::causal_mask(b, length)?),
+    };
+    let Positions::RelativeBuckets(buckets) = cx.config.positions else {
+        return Ok(mask.map(|value| Term { value, axes: &[2, 3] }).into_iter().collect());
+    };
+    let mut bias = position::relative_bias(b, cx, buckets, side.sight(), length)?;
+    if let Some(mask) = mask {
+        let shape = b.shape(bias);
+        let mask = b.broadcast_in_dim(mask, &shape, &[1, 2])?;
+        bias = b.add(bias, mask)?;
     }
-    let mask = attention::causal_mask(b, length)?;
-    let shape = b.shape(bias);
-    let mask = b.broadcast_in_dim(mask, &shape, &[1, 2])?;
-    b.add(bias, mask)
+    Ok(vec![Term { value: bias, axes: &[1, 2, 3] }])
+}
+
+/// Angles of tokens that are counted without the padding before them.
+fn rotation(b: &mut Builder, cx: &Context, real: Value) -> Result<Option<Rotation>, BuildError> {
+    let Positions::Rotary(rotary) = cx.config.positions else { return Ok(None) };
+    let position = count_positions(b, real)?;
+    Ok(Some(rotary::rotation(b, rotary, cx.config.rotary_dim(), position)?))
+}
+
+/// The number of tokens before each token of `real f32[batch, length]`: `s32`; 0 for padding before the first.
+pub(super) fn count_positions(b: &mut Builder, real: Value) -> Result<Value, BuildError> {
+    // Exact in float32: positions stay below 2^24.
+    let count = b.cumsum(real, 1, false, false)?;
+    let position = b.add_scalar(count, -1.0)?;
+    let zero = b.full_like(position, 0.0)?;
+    let position = b.max(position, zero)?;
+    b.convert(position, DType::S32)
 }

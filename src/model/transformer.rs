@@ -1,15 +1,13 @@
 //! The encoder-decoder (T5, Switch) and the decoder alone.
 
-use super::stack::{self, Memory, Side};
+use super::side::Side;
+use super::stack::{self, Memory};
 use crate::build::{BuildError, Builder};
-use crate::config::{Architecture, LossConfig, ModelConfig, Padding};
+use crate::config::{Architecture, DecoderInputs, LossConfig, ModelConfig, Padding};
 use crate::ir::{DType, Direction, Value};
 use crate::layers::vocabulary::{self, Teacher, TokenLoss};
 use crate::layers::{Context, ParamDef, Params, embedding};
 use crate::moe::Stats;
-
-/// Token 0 is padding.
-const PAD: f64 = 0.0;
 
 /// One batch of tokens.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +18,6 @@ pub struct Batch {
     pub targets: Value,
     /// Which example of its row each place belongs to, where rows hold several.
     pub segments: Option<Segments>,
-    /// `f32[batch, target_length]`: 1 where the decoder runs on a token; by default where the target is not padding.
-    pub real_targets: Option<Value>,
 }
 
 /// Numbers of the examples of a row, from 1; 0 is padding. Both sides of an example have the same number.
@@ -51,7 +47,7 @@ impl Batch {
             let targets = take(s.targets);
             Segments { targets, inputs: s.inputs.map(&mut take) }
         });
-        Self { inputs, targets, segments, ..*self }
+        Self { inputs, targets, segments }
     }
 }
 
@@ -64,7 +60,9 @@ pub struct Forward {
     pub memory: Option<Value>,
     /// Of each stack with sparse layers: a leading axis of layers.
     pub stats: Vec<(Side, Stats)>,
-    /// `f32[batch, target_length]`: 1 where the target counts.
+    /// `s32[batch, target_length]`: what each place predicts.
+    pub labels: Value,
+    /// `f32[batch, target_length]`: 1 where the prediction counts.
     pub weights: Value,
     /// `s32[batch, target_length]`: the examples of each row, where rows hold several.
     pub segments: Option<Value>,
@@ -82,11 +80,6 @@ pub fn declare(config: &ModelConfig) -> Vec<ParamDef> {
     params.into_defs()
 }
 
-/// Number of sparse layers in all stacks.
-pub fn sparse_layers(config: &ModelConfig) -> usize {
-    [Side::Encoder, Side::Decoder].iter().map(|side| side.sparse_layers(config)).sum()
-}
-
 /// Builds the network up to the decoder's last states.
 pub fn forward(
     b: &mut Builder,
@@ -94,17 +87,12 @@ pub fn forward(
     defs: &[ParamDef],
     batch: Batch,
 ) -> Result<Forward, BuildError> {
-    let weights = match batch.real_targets {
-        Some(real) => real,
-        None => real(b, batch.targets)?,
-    };
-    let target_segments = batch.segments.map(|segments| segments.targets);
-    let decoder_inputs = embedding::shift_right(b, batch.targets, target_segments)?;
-    let (memory_x, x) = embed_all(b, cx, batch.inputs, decoder_inputs)?;
+    let reading = reading(b, cx.config, batch)?;
+    let (memory_x, x) = embed_all(b, cx, batch.inputs, reading.tokens)?;
     let mut stats = vec![];
     let memory = match (batch.inputs, memory_x) {
         (Some(tokens), Some(x)) => {
-            let real = real(b, tokens)?;
+            let real = real(b, cx.config, tokens)?;
             let segments = batch.segments.and_then(|segments| segments.inputs);
             let inputs = stack::Inputs { x, real, segments, memory: None };
             let (memory, found) = stack::apply(b, cx, Side::Encoder, defs, inputs)?;
@@ -113,15 +101,57 @@ pub fn forward(
         }
         _ => None,
     };
+    let segments = batch.segments.map(|segments| segments.targets);
     let real = match cx.config.padding {
-        Padding::Excluded => weights,
-        Padding::Included => b.full_like(weights, 1.0)?,
+        Padding::Excluded => reading.real,
+        Padding::Included => b.full_like(reading.real, 1.0)?,
     };
-    let inputs = stack::Inputs { x, real, segments: target_segments, memory };
+    let inputs = stack::Inputs { x, real, segments, memory };
     let (hidden, found) = stack::apply(b, cx, Side::Decoder, defs, inputs)?;
     stats.extend(found.map(|s| (Side::Decoder, s)));
-    let memory = memory.map(|memory| memory.states);
-    Ok(Forward { hidden, memory, stats, weights, segments: target_segments })
+    let Reading { labels, weights, .. } = reading;
+    Ok(Forward { hidden, memory: memory.map(|memory| memory.states), stats, labels, weights, segments })
+}
+
+/// What the decoder reads, and what it is to predict: `[batch, target_length]` each.
+struct Reading {
+    tokens: Value,
+    /// Where the decoder runs on a token.
+    real: Value,
+    labels: Value,
+    weights: Value,
+}
+
+fn reading(b: &mut Builder, config: &ModelConfig, batch: Batch) -> Result<Reading, BuildError> {
+    let targets = batch.targets;
+    let real = real(b, config, targets)?;
+    match config.decoder_inputs {
+        DecoderInputs::ShiftRight => {
+            let segments = batch.segments.map(|segments| segments.targets);
+            let tokens = embedding::shift_right(b, targets, segments)?;
+            Ok(Reading { tokens, real, labels: targets, weights: real })
+        }
+        DecoderInputs::Tokens => {
+            let labels = embedding::shift_left(b, targets)?;
+            let weights = target_weights(b, config, batch)?;
+            Ok(Reading { tokens: targets, real, labels, weights })
+        }
+    }
+}
+
+/// `f32[batch, target_length]`: 1 where the decoder is to predict a token, 0 elsewhere.
+pub fn target_weights(b: &mut Builder, config: &ModelConfig, batch: Batch) -> Result<Value, BuildError> {
+    let real = real(b, config, batch.targets)?;
+    if config.decoder_inputs == DecoderInputs::ShiftRight {
+        return Ok(real);
+    }
+    let next = embedding::shift_left(b, real)?;
+    let weights = b.mul(real, next)?;
+    let Some(Segments { targets, .. }) = batch.segments else { return Ok(weights) };
+    // The last token of an example does not predict the first of the next.
+    let next = embedding::shift_left(b, targets)?;
+    let same = b.compare(Direction::Eq, targets, next)?;
+    b.mask(same, weights, 0.0)
 }
 
 /// Embeds both sides by one lookup, whose derivative is then one pass over the table.
@@ -145,9 +175,17 @@ fn embed_all(
 }
 
 /// `f32`: 1 for tokens, 0 for padding.
-fn real(b: &mut Builder, tokens: Value) -> Result<Value, BuildError> {
-    let real = b.compare_scalar(Direction::Ne, tokens, PAD)?;
-    b.convert(real, DType::F32)
+pub(super) fn real(b: &mut Builder, config: &ModelConfig, tokens: Value) -> Result<Value, BuildError> {
+    match config.pad_id {
+        Some(pad) => {
+            let real = b.compare_scalar(Direction::Ne, tokens, pad as f64)?;
+            b.convert(real, DType::F32)
+        }
+        None => {
+            let ty = b.ty(tokens).with_dtype(DType::F32);
+            b.full(&ty, 1.0)
+        }
+    }
 }
 
 impl Forward {
@@ -157,10 +195,9 @@ impl Forward {
         b: &mut Builder,
         cx: &Context,
         loss: LossConfig,
-        targets: Value,
         teacher: Option<Teacher>,
     ) -> Result<TokenLoss, BuildError> {
-        let operands = (self.hidden, targets, self.weights);
+        let operands = (self.hidden, self.labels, self.weights);
         b.scoped("vocabulary", |b| vocabulary::token_loss(b, cx, loss, operands, teacher))
     }
 

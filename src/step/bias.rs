@@ -7,8 +7,8 @@ use crate::layers::ParamDef;
 use crate::model::Side;
 use crate::moe;
 
-/// The bias after a step: moved against the load of its stack's sparse layers, which is the last of the step's `metrics`,
-/// `f32[sparse layers, experts]`, encoder first. `bias`: `f32[sparse layers of the stack, experts]`.
+/// The bias after a step: moved against the load of its sparse layers, which is the last of the step's `metrics`,
+/// `f32[sparse layers, experts]`, encoder first. `bias`: `f32[its sparse layers, experts]`.
 pub(super) fn updated(
     b: &mut Builder,
     config: &RunConfig,
@@ -18,10 +18,9 @@ pub(super) fn updated(
 ) -> Result<Value, BuildError> {
     let missing =
         || BuildError::Invalid(format!("internal: `{}` is not trained, but no bias of a router", def.name));
-    let side = Side::of(&def.name).ok_or_else(missing)?;
+    let (side, rows) = Side::sparse_rows(&def.name, &config.model).ok_or_else(missing)?;
     let rate = side.router(&config.model).bias_update_rate().ok_or_else(missing)?;
     let load = *metrics.last().ok_or_else(missing)?;
-    let rows = side.sparse_rows(&config.model);
     let load = b.slice_axis(load, 0, rows.start, rows.end)?;
     b.scoped(&def.name, |b| moe::update_bias(b, rate, bias, load))
 }

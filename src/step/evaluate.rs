@@ -1,18 +1,17 @@
-//! Programs without an update: `eval_step`, `forward`, `gradients`, `next_token`.
+//! Programs without an update: `eval_step`, `forward`, `gradients`.
 
 use super::loss::{self, LAYER_METRICS, Losses, per_token};
-use super::program::{Assembly, Output, Role};
+use super::program::{Assembly, Output};
 use crate::build::{BuildError, Builder};
 use crate::config::RunConfig;
 use crate::grad;
-use crate::ir::{DType, Direction, TensorType, Value};
+use crate::ir::{DType, TensorType, Value};
 use crate::layers::{Context, Phase};
-use crate::model::{self, Batch};
+use crate::model::Batch;
 
 /// Parameters and batch -> sums over the batch's tokens (so that batches add up) and per-layer statistics.
 pub(super) fn eval_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
-    let packing = a.config.batch.packing;
-    with_network(a, packing, |b, cx, a, batch| {
+    with_network(a, |b, cx, a, batch| {
         let (losses, _) = loss::losses(b, a.config, cx, a.params, batch, None)?;
         let mut outputs = vec![];
         let sums = [
@@ -31,8 +30,7 @@ pub(super) fn eval_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
 
 /// Parameters and batch -> logits, losses, router decisions, statistics.
 pub(super) fn forward(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
-    let packing = a.config.batch.packing;
-    with_network(a, packing, |b, cx, a, batch| {
+    with_network(a, |b, cx, a, batch| {
         let (losses, forward) = loss::losses(b, a.config, cx, a.params, batch, None)?;
         let logits = forward.logits(b, cx)?;
         let cross_entropy = per_token(b, losses.cross_entropy, losses.tokens)?;
@@ -67,8 +65,7 @@ fn total(b: &mut Builder, losses: &Losses) -> Result<Value, BuildError> {
 
 /// Parameters and batch -> the loss of `forward` and its derivative by every parameter, `gradients/<name>`.
 pub(super) fn gradients(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
-    let packing = a.config.batch.packing;
-    with_network(a, packing, |b, cx, a, batch| {
+    with_network(a, |b, cx, a, batch| {
         let (losses, _) = loss::losses(b, a.config, cx, a.params, batch, None)?;
         let loss = total(b, &losses)?;
         let params: Vec<Value> =
@@ -77,29 +74,6 @@ pub(super) fn gradients(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
         let named = a.params.iter().zip(grads);
         let named = named.map(|(def, grad)| Output::Plain(format!("gradients/{}", def.name), grad));
         Ok([Output::Plain("loss".into(), loss)].into_iter().chain(named).collect())
-    })
-}
-
-/// Parameters, tokens so far and a position `s32[]` -> logits `f32[batch, vocabulary]` of the target at that position.
-pub(super) fn next_token(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
-    let position = a.input("position", TensorType::scalar(DType::S32), Role::Input)?;
-    with_network(a, false, |b, cx, a, batch| {
-        // The target at the position is not known yet, but the decoder runs there.
-        let ty = b.ty(batch.targets).clone();
-        let index = b.iota(ty, 1)?;
-        let limit = b.splat(position, index)?;
-        let reached = b.compare(Direction::Le, index, limit)?;
-        let real = b.convert(reached, DType::F32)?;
-        let batch = Batch { real_targets: Some(real), ..batch };
-        let mut forward = model::forward(b, cx, a.params, batch)?;
-        let [batch, _, width] = b.shape(forward.hidden)[..] else {
-            return Err(BuildError::Invalid("internal: hidden states have three axes".into()));
-        };
-        let zero = b.scalar(DType::S32, 0.0)?;
-        forward.hidden = b.dynamic_slice(forward.hidden, &[zero, position, zero], &[batch, 1, width])?;
-        let logits = forward.logits(b, cx)?;
-        let logits = b.reshape(logits, &[batch, a.config.model.vocab_size])?;
-        Ok(vec![Output::Plain("logits".into(), logits)])
     })
 }
 
@@ -112,12 +86,11 @@ struct Known<'a> {
 /// Runs `body` with the network's surroundings in evaluation.
 fn with_network(
     a: &mut Assembly,
-    packing: bool,
     body: impl FnOnce(&mut Builder, &Context, Known, Batch) -> Result<Vec<Output>, BuildError>,
 ) -> Result<Vec<Output>, BuildError> {
     let values: Vec<Value> = a.params()?;
     let weights = a.weights(&values);
-    let batch = a.batch(a.config.batch.sequences_per_microbatch(), packing)?;
+    let batch = a.batch(a.config.batch.sequences_per_microbatch())?;
     // Evaluation draws no random numbers.
     let key = a.b.zeros(&TensorType::new(DType::U32, [2]))?;
     let cx = Context { config: &a.config.model, phase: Phase::Eval, weights: &weights, key };

@@ -42,7 +42,7 @@ pub(super) fn losses(
     teacher: Option<Teacher>,
 ) -> Result<(Losses, Forward), BuildError> {
     let forward = model::forward(b, cx, defs, batch)?;
-    let sums = forward.token_loss(b, cx, config.loss, batch.targets, teacher)?;
+    let sums = forward.token_loss(b, cx, config.loss, teacher)?;
     let (sequences, exact) = count_exact(b, &forward, sums.hits)?;
     let layers = layer_metrics(b, &forward)?;
     let losses = Losses {

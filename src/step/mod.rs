@@ -1,8 +1,9 @@
 //! The programs of a model, beside those of a distillation: `init`, `train_step`, `eval_step`, `forward`, `gradients`,
-//! `next_token`.
+//! `prefill`, `decode_step`.
 
 mod bias;
 mod evaluate;
+mod generate;
 mod init;
 mod loss;
 mod program;
@@ -10,6 +11,7 @@ mod state;
 mod teacher;
 mod train;
 
+pub use generate::decoding;
 pub use init::fresh;
 pub use program::{DISTILL_STEP, PROGRAMS, Port, Program, Role, build, programs};
 pub use state::{StateTensor, is_parameter, layout};

@@ -1,6 +1,6 @@
 //! A program: a graph with named inputs and outputs.
 
-use super::{evaluate, init, state::Layout, teacher::Network, train};
+use super::{evaluate, generate, init, state::Layout, teacher::Network, train};
 use crate::build::{BuildError, Builder};
 use crate::config::{Architecture, RunConfig};
 use crate::ir::{DType, Graph, TensorType, Value};
@@ -9,7 +9,8 @@ use crate::model::{Batch, Segments};
 use serde::{Deserialize, Serialize};
 
 /// The names of all programs.
-pub const PROGRAMS: [&str; 6] = ["init", "train_step", "eval_step", "forward", "next_token", "gradients"];
+pub const PROGRAMS: [&str; 7] =
+    ["init", "train_step", "eval_step", "forward", "prefill", "decode_step", "gradients"];
 
 /// One that an artifact has only where it is asked for.
 const ON_REQUEST: &str = "gradients";
@@ -29,6 +30,8 @@ pub fn programs(config: &RunConfig) -> Vec<&'static str> {
 pub enum Role {
     /// Part of the state.
     State,
+    /// Kept on the device from token to token of a generation.
+    Cache,
     /// Given anew at each call.
     Input,
     /// A result that is not state.
@@ -43,6 +46,13 @@ pub struct Port {
     pub role: Role,
     /// Of an output: the input whose buffer it takes over.
     pub alias: Option<usize>,
+}
+
+impl Role {
+    /// Whether it stays on the device between calls; an output takes over the buffer of the input of its name.
+    pub fn stays(self) -> bool {
+        matches!(self, Role::State | Role::Cache)
+    }
 }
 
 impl Port {
@@ -72,7 +82,8 @@ pub fn build(config: &RunConfig, name: &str) -> Option<Result<Program, BuildErro
         "eval_step" => evaluate::eval_step(&mut assembly),
         "forward" => evaluate::forward(&mut assembly),
         "gradients" => evaluate::gradients(&mut assembly),
-        _ => evaluate::next_token(&mut assembly),
+        "prefill" => generate::prefill(&mut assembly),
+        _ => generate::decode_step(&mut assembly),
     };
     Some(outputs.map(|outputs| assembly.finish(name, outputs)))
 }
@@ -85,9 +96,10 @@ pub(super) struct Assembly<'a> {
     inputs: Vec<Port>,
 }
 
-/// A result and its name; state results alias the state input of that name.
+/// A result and its name; what stays on the device aliases the input of that name.
 pub(super) enum Output {
     State(String, Value),
+    Cache(String, Value),
     Plain(String, Value),
 }
 
@@ -109,7 +121,7 @@ impl Assembly<'_> {
     }
 
     /// The token inputs for `sequences` rows, with the numbers of their examples where rows hold several.
-    pub fn batch(&mut self, sequences: usize, packing: bool) -> Result<Batch, BuildError> {
+    pub fn batch(&mut self, sequences: usize) -> Result<Batch, BuildError> {
         let sizes = &self.config.batch;
         let tokens = |length: usize| TensorType::new(DType::S32, [sequences, length]);
         let (inputs, targets) = (tokens(sizes.input_length), tokens(sizes.target_length));
@@ -118,14 +130,14 @@ impl Assembly<'_> {
             Architecture::DecoderOnly => None,
         };
         let targets = self.input("targets", targets, Role::Input)?;
-        let segments = match packing {
+        let segments = match sizes.packing {
             true => Some(Segments {
                 inputs: inputs.map(|x| self.input_like("input_segments", x)).transpose()?,
                 targets: self.input_like("target_segments", targets)?,
             }),
             false => None,
         };
-        Ok(Batch { inputs, targets, segments, real_targets: None })
+        Ok(Batch { inputs, targets, segments })
     }
 
     fn input_like(&mut self, name: &str, x: Value) -> Result<Value, BuildError> {
@@ -139,10 +151,11 @@ impl Assembly<'_> {
         for output in outputs {
             let (name, value, role) = match output {
                 Output::State(name, value) => (name, value, Role::State),
+                Output::Cache(name, value) => (name, value, Role::Cache),
                 Output::Plain(name, value) => (name, value, Role::Output),
             };
-            let state = |port: &Port| port.role == Role::State && port.name == name;
-            let alias = if role == Role::State { self.inputs.iter().position(state) } else { None };
+            let same = |port: &Port| port.role == role && port.name == name;
+            let alias = if role.stays() { self.inputs.iter().position(same) } else { None };
             ports.push(Port { alias, ..Port::new(&name, self.b.ty(value).clone(), role) });
             values.push(value);
         }

@@ -7,9 +7,9 @@ use super::teacher::{self, Network};
 use crate::build::{BuildError, Builder, ScanInputs};
 use crate::config::RunConfig;
 use crate::grad;
-use crate::ir::{DType, Direction, TensorType, Value};
+use crate::ir::{DType, TensorType, Value};
 use crate::layers::{Context, ParamDef, Phase, Weights};
-use crate::model::Batch;
+use crate::model::{self, Batch};
 use crate::optim;
 
 /// Numbers that a step sums over tokens.
@@ -29,13 +29,14 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
     let step = a.input("step", TensorType::scalar(DType::S32), Role::State)?;
     let key = a.input("key", TensorType::new(DType::U32, [2]), Role::State)?;
     let teacher_params = teacher.as_ref().map_or(Ok(vec![]), |teacher| teacher.params(a))?;
-    let batch = a.batch(a.config.batch.sequences, a.config.batch.packing)?;
+    let batch = a.batch(a.config.batch.sequences)?;
     let config = a.config;
     let b = &mut a.b;
 
     let step_bits = b.convert(step, DType::U32)?;
     let step_key = b.fold_in_value(key, step_bits)?;
-    let tokens = count_tokens(b, batch.targets)?;
+    let weights = model::target_weights(b, &config.model, batch)?;
+    let tokens = b.sum_all(weights)?;
     let share = teacher::share(b, &config.distillation, step)?;
     let lesson = teacher.as_ref().map(|network| Lesson { network, params: &teacher_params, share });
     let inputs = Micro { config, defs: &layout.params, params: &params, key: step_key, tokens, lesson };
@@ -73,13 +74,6 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
 /// Of values that belong to `defs`, those that are trained.
 fn trained(defs: &[ParamDef], values: &[Value]) -> Vec<Value> {
     defs.iter().zip(values).filter(|(def, _)| def.trained).map(|(_, &value)| value).collect()
-}
-
-/// The number of target tokens that are not padding: `f32[]`.
-fn count_tokens(b: &mut Builder, targets: Value) -> Result<Value, BuildError> {
-    let real = b.compare_scalar(Direction::Ne, targets, 0.0)?;
-    let real = b.convert(real, DType::F32)?;
-    b.sum_all(real)
 }
 
 /// What every microbatch needs.
@@ -155,7 +149,7 @@ impl Micro<'_> {
     /// The types of what [`Micro::gradients`] returns.
     fn sum_types(&self, b: &Builder) -> Vec<TensorType> {
         let model = &self.config.model;
-        let layers = crate::model::sparse_layers(model);
+        let layers = model.sparse_layers();
         let scalar = TensorType::scalar(DType::F32);
         let mut types = b.types(&trained(self.defs, self.params));
         types.extend(vec![scalar; NUM_SUMS]);

@@ -3,6 +3,7 @@
 use super::run::{Options, TrainError};
 use super::session::{Named, Session};
 use crate::artifact::Manifest;
+use crate::model::Side;
 use crate::report::{
     EventWriter, LayerRow, MetricsWriter, PictureOptions, Progress, Record, Status, Summary, bytes_text,
     names, peak_resident_bytes, read_metrics, write_picture,
@@ -183,9 +184,9 @@ fn layer_row(records: &[Record], name: &str, layer: usize) -> LayerRow {
 /// `encoder/1`, `encoder/3`, ..: the numbers of the sparse blocks, encoder first.
 fn layer_names(manifest: &Manifest) -> Vec<String> {
     let model = &manifest.config.model;
-    let stacks = [("encoder", model.num_encoder_layers), ("decoder", model.num_decoder_layers)];
-    let sparse = |(stack, layers): (&'static str, usize)| {
-        (0..layers).filter(|&l| model.is_sparse(l)).map(move |l| format!("{stack}/{l}"))
+    let sparse = |side: Side| {
+        let places = model.places(side.layers(model)).into_iter().enumerate();
+        places.filter(|(_, place)| place.sparse).map(move |(layer, _)| format!("{}/{layer}", side.name()))
     };
-    stacks.into_iter().flat_map(sparse).collect()
+    Side::BOTH.into_iter().flat_map(sparse).collect()
 }

@@ -152,9 +152,9 @@ impl Session {
         self.state.clear();
     }
 
-    /// Runs a program on the state and these inputs; returns its outputs that are not state, in order.
+    /// Runs a program on the state and these inputs; returns its outputs that do not stay on the device, in order.
     ///
-    /// State that the program returns replaces the old one, in the same memory where it is donated.
+    /// State and cache that the program returns replace the old ones, in the same memory where they are donated.
     pub fn run(&mut self, name: &str, inputs: Named) -> Result<Named, SessionError> {
         // Inputs are checked before the compiler, which may take minutes, is started.
         let given = self.upload(self.program(name)?.0, inputs)?;
@@ -183,7 +183,7 @@ impl Session {
         let mut copies = vec![];
         for (port, buffer) in spec.outputs.iter().zip(results) {
             match port.role {
-                Role::State => drop(self.state.insert(port.name.clone(), buffer)),
+                role if role.stays() => drop(self.state.insert(port.name.clone(), buffer)),
                 _ => copies.push((port.name.clone(), buffer.start_download().map_err(|e| runtime(name, e))?)),
             }
         }
@@ -193,7 +193,7 @@ impl Session {
 
     /// Nothing is taken from the state before all of it is known to be there.
     fn require_state(&self, name: &str) -> Result<(), SessionError> {
-        let missing = |p: &&PortSpec| p.role == Role::State && !self.state.contains_key(&p.name);
+        let missing = |p: &&PortSpec| p.role.stays() && !self.state.contains_key(&p.name);
         match self.program(name)?.0.inputs.iter().find(missing) {
             Some(port) => {
                 let (program, name) = (name.to_string(), port.name.clone());

@@ -4,7 +4,7 @@
 use super::initial::{InitialError, Misfit};
 use crate::build::BuildError;
 use crate::checkpoint::{CheckpointError, TensorFile};
-use crate::config::{ModelConfig, RunConfig};
+use crate::config::{ModelConfig, Place, RunConfig};
 use crate::eval::{self, EvalError};
 use crate::ir::{Literal, LiteralError, TensorType};
 use crate::layers::ParamDef;
@@ -136,25 +136,9 @@ pub enum TransferError {
     Literal(#[from] LiteralError),
 }
 
-/// Where a layer's parameters are: below its stack, and in which row of their leading axis.
-struct Place {
-    scope: String,
-    row: usize,
-    sparse: bool,
-}
-
 /// The places of a stack's layers, in order.
 fn places(model: &ModelConfig, side: Side) -> Vec<Place> {
-    let layers = match side {
-        Side::Encoder => model.num_encoder_layers,
-        Side::Decoder => model.num_decoder_layers,
-    };
-    let period = if model.moe.num_experts > 0 { model.moe.every.max(1) } else { 1 };
-    let place = |layer: usize| {
-        let (row, index) = (layer / period, layer % period);
-        Place { scope: format!("block_{index}"), row, sparse: model.is_sparse(layer) }
-    };
-    (0..layers).map(place).collect()
+    model.places(side.layers(model))
 }
 
 /// What becomes a parameter of a layer, named below the layer.

@@ -1,68 +1,62 @@
-//! Multi-head attention without biases and without scaling of the scores (T5).
+//! From queries, keys and values to mixed values, and what hides keys from queries.
 
-use super::{Context, Params, dropout};
 use crate::build::{BuildError, Builder};
-use crate::config::ModelConfig;
 use crate::ir::{DType, Direction, TensorType, Value};
+use crate::layers::{Context, dropout};
 
-pub fn declare(params: &mut Params, config: &ModelConfig) {
-    let (model, inner) = (config.d_model, config.attention_width());
-    // Scores are not scaled, so the query matrix carries the factor 1 / sqrt(d_kv).
-    params.matrix("q", [model, inner], config.init_scale / config.d_kv as f64);
-    params.matrix("k", [model, inner], config.init_scale);
-    params.matrix("v", [model, inner], config.init_scale);
-    params.matrix("o", [inner, model], config.init_scale);
-}
-
-/// Who attends to what.
+/// What is added to the scores: float32, over these of the axes batch, heads, queries, keys (0 to 3).
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs {
-    /// `[batch, queries, d_model]`.
-    pub queries: Value,
-    /// `[batch, keys, d_model]`.
-    pub keys: Value,
-    /// `f32[heads, queries, keys]`, added to the scores: position bias and causal mask.
-    pub bias: Option<Value>,
-    /// `f32[batch, keys]` or `f32[batch, queries, keys]`, added to the scores: 0 for keys that are seen, else very negative.
-    pub key_mask: Option<Value>,
+pub struct Term {
+    pub value: Value,
+    pub axes: &'static [usize],
 }
 
-/// Attention over all heads: `[batch, queries, d_model]`.
-pub fn attend(b: &mut Builder, cx: &Context, inputs: Inputs) -> Result<Value, BuildError> {
-    let q = project(b, cx, "q", inputs.queries)?; // [batch, queries, heads, d_kv]
-    let k = project(b, cx, "k", inputs.keys)?;
-    let v = project(b, cx, "v", inputs.keys)?;
-    let scores = b.einsum_into("bqhd,bkhd->bhqk", q, k, DType::F32, Default::default())?;
+/// Values mixed by the probabilities of their keys.
+///
+/// Queries `[batch, queries, heads, width]`, keys `[batch, keys, kv_heads, width]`, values `[batch, keys, kv_heads, value_width]`
+/// -> `[batch, queries, heads, value_width]`. Query head h meets head `h / (heads / kv_heads)` of keys and values.
+pub fn mix(
+    b: &mut Builder,
+    cx: &Context,
+    [q, k, v]: [Value; 3],
+    terms: &[Term],
+) -> Result<Value, BuildError> {
+    let (q_shape, k_shape) = (b.shape(q), b.shape(k));
+    let [batch, queries, heads, width] = q_shape[..] else {
+        return Err(BuildError::Invalid("internal: queries have four axes".into()));
+    };
+    let (keys, kv_heads) = (k_shape[1], k_shape[2]);
+    if heads == kv_heads {
+        let scores = b.einsum_into("bqhd,bkhd->bhqk", q, k, DType::F32, Default::default())?;
+        let probs = probabilities(b, cx, scores, terms)?;
+        return b.einsum("bhqk,bkhd->bqhd", probs, v);
+    }
+    let share = heads / kv_heads;
+    let q = b.reshape(q, &[batch, queries, kv_heads, share, width])?;
+    let scores = b.einsum_into("bqgsd,bkgd->bgsqk", q, k, DType::F32, Default::default())?;
+    let scores = b.reshape(scores, &[batch, heads, queries, keys])?;
+    let probs = probabilities(b, cx, scores, terms)?;
+    let probs = b.reshape(probs, &[batch, kv_heads, share, queries, keys])?;
+    let mixed = b.einsum("bgsqk,bkgd->bqgsd", probs, v)?;
+    let value_width = b.shape(v)[3];
+    b.reshape(mixed, &[batch, queries, heads, value_width])
+}
+
+/// Scaled scores `f32[batch, heads, queries, keys]` and their terms as probabilities in the element type of activations.
+pub fn probabilities(
+    b: &mut Builder,
+    cx: &Context,
+    scores: Value,
+    terms: &[Term],
+) -> Result<Value, BuildError> {
     let shape = b.shape(scores);
-    let scores = match inputs.bias {
-        Some(bias) => {
-            let bias = b.broadcast_in_dim(bias, &shape, &[1, 2, 3])?;
-            b.add(scores, bias)?
-        }
-        None => scores,
-    };
-    let scores = match inputs.key_mask {
-        Some(mask) => {
-            let axes: &[usize] = if b.ty(mask).rank() == 2 { &[0, 3] } else { &[0, 2, 3] };
-            let mask = b.broadcast_in_dim(mask, &shape, axes)?;
-            b.add(scores, mask)?
-        }
-        None => scores,
-    };
-    let probs = softmax(b, scores, cx.dtype())?; // [batch, heads, queries, keys]
-    let probs = dropout::dropout(b, cx, "probs", cx.config.dropout, probs)?;
-    let mixed = b.einsum("bhqk,bkhd->bqhd", probs, v)?;
-    let [batch, queries] = [shape[0], shape[2]];
-    let mixed = b.reshape(mixed, &[batch, queries, cx.config.attention_width()])?;
-    let o = cx.weight(b, "o")?;
-    b.einsum("bqi,id->bqd", mixed, o)
-}
-
-fn project(b: &mut Builder, cx: &Context, name: &str, x: Value) -> Result<Value, BuildError> {
-    let weight = cx.weight(b, name)?;
-    let projected = b.einsum("bld,di->bli", x, weight)?;
-    let shape = b.shape(projected);
-    b.reshape(projected, &[shape[0], shape[1], cx.config.num_heads, cx.config.d_kv])
+    let mut scores = b.mul_scalar(scores, cx.config.score_factor())?;
+    for term in terms {
+        let term = b.broadcast_in_dim(term.value, &shape, term.axes)?;
+        scores = b.add(scores, term)?;
+    }
+    let probs = softmax(b, scores, cx.dtype())?;
+    dropout::dropout(b, cx, "probs", cx.config.dropout, probs)
 }
 
 /// Softmax of float32 scores over the last axis, kept for the derivative only in `dtype`.

@@ -1,0 +1,131 @@
+//! Which blocks a stack has, in the order in which they run.
+
+use super::model::ModelConfig;
+
+/// Consecutive blocks that one scan runs over: `repeats` runs of `period` blocks each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Scope of a block below its stack, without the number in the run: `first`, `block` or `last`.
+    pub name: &'static str,
+    pub period: usize,
+    pub repeats: usize,
+    /// Which block of a run is sparse.
+    pub sparse: Option<usize>,
+}
+
+impl Segment {
+    /// The scope of block `index` of a run.
+    pub fn scope(&self, index: usize) -> String {
+        format!("{}_{index}", self.name)
+    }
+
+    pub fn layers(&self) -> usize {
+        self.period.saturating_mul(self.repeats)
+    }
+
+    pub fn sparse_layers(&self) -> usize {
+        self.sparse.map_or(0, |_| self.repeats)
+    }
+}
+
+/// Where a block's parameters are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Scope below the stack.
+    pub scope: String,
+    /// Row of the leading axis.
+    pub row: usize,
+    pub sparse: bool,
+}
+
+impl ModelConfig {
+    /// The segments of a stack of so many blocks: dense ones at first, runs of `moe.every` blocks with one sparse block each,
+    /// and the blocks of an incomplete run at last. A dense model has one segment.
+    pub fn segments(&self, layers: usize) -> Vec<Segment> {
+        let segment = |name, period, repeats, sparse| Segment { name, period, repeats, sparse };
+        let every = self.moe.every;
+        if self.moe.num_experts == 0 || every == 0 {
+            return vec![segment("block", 1, layers, None)];
+        }
+        let dense = self.num_dense_layers.min(layers);
+        let (runs, rest) = ((layers - dense) / every, (layers - dense) % every);
+        let offset = self.moe.sparse_offset();
+        let all = [
+            segment("first", 1, dense, None),
+            segment("block", every, runs, Some(offset)),
+            segment("last", rest, usize::from(rest > 0), (offset < rest).then_some(offset)),
+        ];
+        all.into_iter().filter(|segment| segment.layers() > 0).collect()
+    }
+
+    /// Where the blocks of such a stack are, in order.
+    pub fn places(&self, layers: usize) -> Vec<Place> {
+        let place = |segment: Segment, row| {
+            move |index| Place { scope: segment.scope(index), row, sparse: segment.sparse == Some(index) }
+        };
+        let rows = |segment: Segment| {
+            (0..segment.repeats).flat_map(move |row| (0..segment.period).map(place(segment, row)))
+        };
+        self.segments(layers).into_iter().flat_map(rows).collect()
+    }
+
+    /// Sparse blocks of a stack of so many blocks.
+    pub fn sparse_in(&self, layers: usize) -> usize {
+        self.segments(layers).iter().map(Segment::sparse_layers).sum()
+    }
+
+    /// Sparse blocks of both stacks.
+    pub fn sparse_layers(&self) -> usize {
+        self.stacks().map(|layers| self.sparse_in(layers)).iter().fold(0, |n, m| n.saturating_add(*m))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MoeConfig;
+
+    fn model(
+        num_experts: usize,
+        every: usize,
+        offset: Option<usize>,
+        num_dense_layers: usize,
+    ) -> ModelConfig {
+        let moe = MoeConfig { num_experts, every, offset, ..MoeConfig::default() };
+        ModelConfig { moe, num_dense_layers, ..ModelConfig::default() }
+    }
+
+    fn sparse(model: &ModelConfig, layers: usize) -> Vec<usize> {
+        let places = model.places(layers);
+        assert_eq!(places.len(), layers);
+        (0..layers).filter(|&layer| places[layer].sparse).collect()
+    }
+
+    #[test]
+    fn the_last_block_of_each_run_is_sparse_unless_told_otherwise() {
+        assert_eq!(sparse(&model(2, 2, None, 0), 6), [1, 3, 5]);
+        assert_eq!(sparse(&model(2, 3, Some(0), 0), 6), [0, 3]);
+        assert_eq!(sparse(&model(2, 1, None, 0), 4), [0, 1, 2, 3]);
+        assert_eq!(sparse(&model(0, 2, None, 0), 6), [0_usize; 0]);
+        assert_eq!(sparse(&model(2, 0, None, 0), 6), [0_usize; 0]);
+    }
+
+    #[test]
+    fn incomplete_runs_and_dense_blocks_stand_at_the_ends() {
+        // Hugging Face's 5 blocks, 2 of them sparse: every 2 = 5 / 2, block 1 of each run; block 4 stays dense.
+        assert_eq!(sparse(&model(2, 2, Some(1), 0), 5), [1, 3]);
+        // 11 blocks, 3 of them sparse by its setting, which gives 4: 1, 4, 7 and 10.
+        assert_eq!(sparse(&model(2, 3, Some(1), 0), 11), [1, 4, 7, 10]);
+        assert_eq!(sparse(&model(2, 1, None, 3), 5), [3, 4]);
+        assert_eq!(sparse(&model(2, 1, None, 9), 2), [0_usize; 0]);
+    }
+
+    #[test]
+    fn places_name_the_scope_and_the_row_of_each_block() {
+        let found: Vec<(String, usize)> =
+            model(2, 2, None, 1).places(6).into_iter().map(|place| (place.scope, place.row)).collect();
+        let expected =
+            [("first_0", 0), ("block_0", 0), ("block_1", 0), ("block_0", 1), ("block_1", 1), ("last_0", 0)];
+        assert_eq!(found, expected.map(|(scope, row)| (scope.to_string(), row)));
+    }
+}

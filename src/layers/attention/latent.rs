@@ -1,0 +1,154 @@
+//! Multi-head latent attention: keys and values are linear in a narrow latent, beside one rotated key for all heads.
+//!
+//! Over a sequence the keys and values are made from the latents. A single query is moved into the latents' space instead
+//! (its part without position times the keys' matrix, the mixed latents times the values' matrix), which gives the same
+//! numbers to rounding without making keys and values of all earlier tokens again.
+//!
+//! Source: DeepSeek-V2 (2024), section 2.1; the norms of both latents are those of DeepSeek-V3.
+
+use super::scores::{Term, mix, probabilities};
+use super::{Context, Params, query_scale};
+use crate::build::{BuildError, Builder};
+use crate::config::{Latent, ModelConfig};
+use crate::ir::{DType, Value};
+use crate::layers::norm;
+use crate::layers::rotary::{self, Rotation};
+
+/// Added to the mean square in the norms of latents, whatever that of other norms is.
+const NORM_EPSILON: f64 = 1e-6;
+
+pub fn declare(params: &mut Params, config: &ModelConfig, widths: Latent) {
+    let Latent { query_rank, kv_rank, nope_dim, rope_dim, value_dim } = widths;
+    let (model, heads, key) = (config.d_model, config.num_heads, nope_dim + rope_dim);
+    let query = query_scale(config, key);
+    match query_rank {
+        Some(rank) => {
+            params.matrix("q_down", [model, rank], config.init_scale);
+            norm::declare(params, "q_norm", rank);
+            params.matrix("q_up", [rank, heads * key], query);
+        }
+        None => drop(params.matrix("q", [model, heads * key], query)),
+    }
+    params.matrix("kv_down", [model, kv_rank + rope_dim], config.init_scale);
+    norm::declare(params, "kv_norm", kv_rank);
+    params.matrix("kv_up", [kv_rank, heads * (nope_dim + value_dim)], config.init_scale);
+    params.matrix("o", [heads * value_dim, model], config.init_scale);
+}
+
+pub fn kept(widths: Latent) -> Vec<(&'static str, Vec<usize>)> {
+    vec![("latent", vec![widths.kv_rank]), ("rope", vec![widths.rope_dim])]
+}
+
+/// Latents `[batch, keys, kv_rank]`, normalised, and rotated keys `[batch, keys, rope_dim]`.
+pub fn keys(
+    b: &mut Builder,
+    cx: &Context,
+    widths: Latent,
+    x: Value,
+    rotation: Option<Rotation>,
+) -> Result<Vec<Value>, BuildError> {
+    let rank = widths.kv_rank;
+    let down = product(b, cx, "kv_down", x)?;
+    let latent = b.slice_axis(down, 2, 0, rank)?;
+    let latent = norm::rms_norm_with(b, cx, "kv_norm", NORM_EPSILON, latent)?;
+    let rope = b.slice_axis(down, 2, rank, rank + widths.rope_dim)?;
+    let rope = b.expand_dim(rope, 2)?; // one head
+    let rope = rotary::turn(b, rope, rotation)?;
+    let shape = b.shape(rope);
+    Ok(vec![latent, b.reshape(rope, &[shape[0], shape[1], shape[3]])?])
+}
+
+pub fn attend(
+    b: &mut Builder,
+    cx: &Context,
+    widths: Latent,
+    x: Value,
+    [latent, rope]: [Value; 2],
+    terms: &[Term],
+    rotation: Option<Rotation>,
+) -> Result<Value, BuildError> {
+    let queries = queries(b, cx, widths, x, rotation)?;
+    let mixed = match b.shape(x)[1] {
+        1 => in_latents(b, cx, widths, queries, [latent, rope], terms)?,
+        _ => in_heads(b, cx, widths, queries, [latent, rope], terms)?,
+    }; // [batch, queries, heads, value_dim]
+    let shape = b.shape(mixed);
+    let mixed = b.reshape(mixed, &[shape[0], shape[1], shape[2] * shape[3]])?;
+    product(b, cx, "o", mixed)
+}
+
+/// The parts of the queries without and with position: `[batch, queries, heads, nope_dim]`, `[.., rope_dim]`.
+fn queries(
+    b: &mut Builder,
+    cx: &Context,
+    widths: Latent,
+    x: Value,
+    rotation: Option<Rotation>,
+) -> Result<[Value; 2], BuildError> {
+    let q = match widths.query_rank {
+        Some(_) => {
+            let down = product(b, cx, "q_down", x)?;
+            let down = norm::rms_norm_with(b, cx, "q_norm", NORM_EPSILON, down)?;
+            product(b, cx, "q_up", down)?
+        }
+        None => product(b, cx, "q", x)?,
+    };
+    let shape = b.shape(q);
+    let key = widths.nope_dim + widths.rope_dim;
+    let q = b.reshape(q, &[shape[0], shape[1], cx.config.num_heads, key])?;
+    let nope = b.slice_axis(q, 3, 0, widths.nope_dim)?;
+    let rope = b.slice_axis(q, 3, widths.nope_dim, key)?;
+    Ok([nope, rotary::turn(b, rope, rotation)?])
+}
+
+/// Attention with the keys and values of each head.
+fn in_heads(
+    b: &mut Builder,
+    cx: &Context,
+    widths: Latent,
+    [q_nope, q_rope]: [Value; 2],
+    [latent, rope]: [Value; 2],
+    terms: &[Term],
+) -> Result<Value, BuildError> {
+    let [k_up, v_up] = up(b, cx, widths)?;
+    let k = b.einsum("bkr,rhn->bkhn", latent, k_up)?;
+    let v = b.einsum("bkr,rhv->bkhv", latent, v_up)?;
+    let mut shape = b.shape(k);
+    shape[3] = widths.rope_dim;
+    let rope = b.broadcast_in_dim(rope, &shape, &[0, 1, 3])?;
+    let k = b.concatenate(&[k, rope], 3)?;
+    let q = b.concatenate(&[q_nope, q_rope], 3)?;
+    mix(b, cx, [q, k, v], terms)
+}
+
+/// The same in the space of the latents.
+fn in_latents(
+    b: &mut Builder,
+    cx: &Context,
+    widths: Latent,
+    [q_nope, q_rope]: [Value; 2],
+    [latent, rope]: [Value; 2],
+    terms: &[Term],
+) -> Result<Value, BuildError> {
+    let [k_up, v_up] = up(b, cx, widths)?;
+    let q = b.einsum("bqhn,rhn->bqhr", q_nope, k_up)?;
+    let nope = b.einsum_into("bqhr,bkr->bhqk", q, latent, DType::F32, Default::default())?;
+    let turned = b.einsum_into("bqhe,bke->bhqk", q_rope, rope, DType::F32, Default::default())?;
+    let scores = b.add(nope, turned)?;
+    let probs = probabilities(b, cx, scores, terms)?;
+    let mixed = b.einsum("bhqk,bkr->bqhr", probs, latent)?;
+    b.einsum("bqhr,rhv->bqhv", mixed, v_up)
+}
+
+/// The matrices from latents to keys and to values: `[kv_rank, heads, nope_dim]`, `[kv_rank, heads, value_dim]`.
+fn up(b: &mut Builder, cx: &Context, widths: Latent) -> Result<[Value; 2], BuildError> {
+    let Latent { kv_rank, nope_dim, value_dim, .. } = widths;
+    let weight = cx.weight(b, "kv_up")?;
+    let both = b.reshape(weight, &[kv_rank, cx.config.num_heads, nope_dim + value_dim])?;
+    Ok([b.slice_axis(both, 2, 0, nope_dim)?, b.slice_axis(both, 2, nope_dim, nope_dim + value_dim)?])
+}
+
+fn product(b: &mut Builder, cx: &Context, name: &str, x: Value) -> Result<Value, BuildError> {
+    let weight = cx.weight(b, name)?;
+    b.einsum("bld,di->bli", x, weight)
+}

@@ -1,0 +1,175 @@
+//! What generation keeps on the device between tokens.
+
+use super::block::Keys;
+use super::side::Side;
+use crate::build::{BuildError, Builder};
+use crate::config::{ModelConfig, RunConfig, Segment};
+use crate::ir::{DType, TensorType, Value};
+use crate::layers::rotary::Rotation;
+use crate::layers::{self, Context, attention};
+use std::collections::BTreeMap;
+
+/// Names of tensors here begin with it.
+const CACHE_SCOPE: &str = "cache/";
+
+/// `f32[batch, slots]`: 1 where a slot holds a token of the decoder.
+pub(super) const REAL: &str = "cache/real";
+/// `s32[batch, slots]`: the position of that token.
+pub(super) const POSITION: &str = "cache/position";
+/// `f32[batch, input_length]`: 1 for tokens of the encoder, 0 for padding.
+pub(super) const MEMORY_REAL: &str = "cache/memory_real";
+
+/// The static sizes of the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheShape {
+    /// Sequences that are generated together.
+    pub batch: usize,
+    /// Tokens of the decoder, prompt included.
+    pub slots: usize,
+    /// Tokens of the encoder.
+    pub inputs: usize,
+}
+
+impl CacheShape {
+    /// A microbatch of rows as long as the configuration's.
+    pub fn new(config: &RunConfig) -> Self {
+        let batch = config.batch.sequences_per_microbatch();
+        Self { batch, slots: config.batch.target_length, inputs: config.batch.input_length }
+    }
+
+    /// All tensors by name, in order: slots, then the keys of each block with a leading axis of repeats.
+    pub fn tensors(self, config: &ModelConfig) -> Vec<(String, TensorType)> {
+        let rows = |dtype, length| TensorType::new(dtype, [self.batch, length]);
+        let mut tensors = vec![
+            (REAL.into(), rows(DType::F32, self.slots)),
+            (POSITION.into(), rows(DType::S32, self.slots)),
+        ];
+        if Side::Decoder.has_cross_attention(config) {
+            tensors.push((MEMORY_REAL.into(), rows(DType::F32, self.inputs)));
+        }
+        for segment in Side::Decoder.segments(config) {
+            for name in names(config, segment) {
+                let length = if name.cross { self.inputs } else { self.slots };
+                let shape = [&[segment.repeats, self.batch, length], &name.kept[..]].concat();
+                tensors.push((name.path, TensorType::new(layers::dtype(config), shape)));
+            }
+        }
+        tensors
+    }
+}
+
+/// One tensor of keys.
+pub(super) struct Name {
+    pub path: String,
+    /// Whether the keys are the encoder's.
+    pub cross: bool,
+    /// The shape of one token's.
+    kept: Vec<usize>,
+}
+
+/// The keys of the blocks of a segment, in the order in which blocks use them.
+pub(super) fn names(config: &ModelConfig, segment: Segment) -> Vec<Name> {
+    let attentions = match Side::Decoder.has_cross_attention(config) {
+        true => vec![("attention", false), ("cross_attention", true)],
+        false => vec![("attention", false)],
+    };
+    let kept = attention::kept(config);
+    let mut names = vec![];
+    for index in 0..segment.period {
+        for &(layer, cross) in &attentions {
+            for (name, shape) in &kept {
+                let path = format!("{CACHE_SCOPE}decoder/{}/{layer}/{name}", segment.scope(index));
+                names.push(Name { path, cross, kept: shape.clone() });
+            }
+        }
+    }
+    names
+}
+
+/// Values by name.
+#[derive(Clone, Debug, Default)]
+pub struct Cache(BTreeMap<String, Value>);
+
+impl Cache {
+    pub fn new(values: impl IntoIterator<Item = (String, Value)>) -> Self {
+        Self(values.into_iter().collect())
+    }
+
+    pub fn get(&self, name: &str) -> Result<Value, BuildError> {
+        let missing = || BuildError::Invalid(format!("internal: the cache holds no `{name}`"));
+        self.0.get(name).copied().ok_or_else(missing)
+    }
+
+    pub(super) fn set(&mut self, name: &str, value: Value) {
+        self.0.insert(name.into(), value);
+    }
+}
+
+/// Keys of a whole sequence that are noted where they are made, for the cache.
+pub(super) struct Noted {
+    pub rotation: Option<Rotation>,
+    /// `[batch, length, ..]`.
+    pub keys: Vec<Value>,
+}
+
+impl Keys for Noted {
+    fn own(&mut self, b: &mut Builder, cx: &Context, x: Value) -> Result<Vec<Value>, BuildError> {
+        let keys = attention::keys(b, cx, x, self.rotation)?;
+        self.keys.extend(&keys);
+        Ok(keys)
+    }
+
+    fn cross(&mut self, _: &mut Builder, _: &Context) -> Result<Vec<Value>, BuildError> {
+        Err(BuildError::Invalid("internal: a prompt of a decoder with an encoder".into()))
+    }
+}
+
+/// Keys in the cache, to which those of the new token are added.
+pub(super) struct Cached<'a> {
+    pub rotation: Option<Rotation>,
+    /// `[repeats, batch, slots, ..]`, in the order of use.
+    pub own: Vec<Value>,
+    /// `[repeats, batch, inputs, ..]`.
+    pub cross: &'a [Value],
+    /// `s32[]`: which repeat the run of blocks is, and where the new token goes.
+    pub row: Value,
+    pub slot: Value,
+    /// How many of either were used.
+    pub used: [usize; 2],
+}
+
+impl Keys for Cached<'_> {
+    fn own(&mut self, b: &mut Builder, cx: &Context, x: Value) -> Result<Vec<Value>, BuildError> {
+        let new = attention::keys(b, cx, x, self.rotation)?;
+        let mut keys = vec![];
+        for new in new {
+            let place = self.used[0];
+            self.used[0] += 1;
+            let cache = self.own[place];
+            let update = b.expand_dim(new, 0)?;
+            let zero = b.scalar(DType::S32, 0.0)?;
+            let mut starts = vec![zero; b.shape(cache).len()];
+            (starts[0], starts[2]) = (self.row, self.slot);
+            self.own[place] = b.dynamic_update_slice(cache, update, &starts)?;
+            keys.push(element(b, self.own[place], self.row)?);
+        }
+        Ok(keys)
+    }
+
+    fn cross(&mut self, b: &mut Builder, cx: &Context) -> Result<Vec<Value>, BuildError> {
+        let first = self.used[1];
+        self.used[1] += attention::kept(cx.config).len();
+        self.cross[first..self.used[1]].iter().map(|&keys| element(b, keys, self.row)).collect()
+    }
+}
+
+/// The element `row s32[]` of the leading axis.
+fn element(b: &mut Builder, x: Value, row: Value) -> Result<Value, BuildError> {
+    let shape = b.shape(x);
+    let zero = b.scalar(DType::S32, 0.0)?;
+    let mut starts = vec![zero; shape.len()];
+    starts[0] = row;
+    let sizes = [&[1], &shape[1..]].concat();
+    let slice = b.dynamic_slice(x, &starts, &sizes)?;
+    b.reshape(slice, &shape[1..])
+}

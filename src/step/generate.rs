@@ -1,0 +1,81 @@
+//! Programs of generation: `prefill` reads what is given, `decode_step` one token per row. Between them the cache stays on the
+//! device.
+
+use super::program::{Assembly, Output, Role};
+use crate::build::{BuildError, Builder};
+use crate::config::{Architecture, Group, ModelConfig, RunConfig};
+use crate::ir::{DType, TensorType, Value};
+use crate::layers::{Context, Phase};
+use crate::model::{Cache, CacheShape, Prompt, decode, prefill_decoder, prefill_encoder, token_logits};
+
+/// Parameters and inputs (or a prompt) -> the cache; of a prompt also the logits `f32[batch, vocabulary]` after its last token.
+pub(super) fn prefill(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
+    let values = a.params()?;
+    let weights = a.weights(&values);
+    let shape = CacheShape::new(a.config);
+    let config = &a.config.model;
+    let rows = |dtype, length| TensorType::new(dtype, [shape.batch, length]);
+    match config.architecture {
+        Architecture::EncoderDecoder => {
+            let inputs = a.input("inputs", rows(DType::S32, shape.inputs), Role::Input)?;
+            let cx = Context { config, phase: Phase::Eval, weights: &weights, key: no_key(&mut a.b)? };
+            let cache = prefill_encoder(&mut a.b, &cx, &a.layout.params, shape, inputs)?;
+            outputs(a, &cache)
+        }
+        Architecture::DecoderOnly => {
+            let tokens = a.input("prompt", rows(DType::S32, shape.slots), Role::Input)?;
+            let real = a.input("prompt_real", rows(DType::F32, shape.slots), Role::Input)?;
+            let cx = Context { config, phase: Phase::Eval, weights: &weights, key: no_key(&mut a.b)? };
+            let prompt = Prompt { tokens, real };
+            let (cache, hidden) = prefill_decoder(&mut a.b, &cx, &a.layout.params, prompt)?;
+            let logits = token_logits(&mut a.b, &cx, hidden)?;
+            let mut outputs = outputs(a, &cache)?;
+            outputs.push(Output::Plain("logits".into(), logits));
+            Ok(outputs)
+        }
+    }
+}
+
+/// Parameters, the cache, `token s32[batch]` and its `slot s32[]` -> the cache and the logits `f32[batch, vocabulary]` after the
+/// token.
+pub(super) fn decode_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
+    let values = a.params()?;
+    let weights = a.weights(&values);
+    let shape = CacheShape::new(a.config);
+    let config = decoding(&a.config.model);
+    let mut cache = vec![];
+    for (name, ty) in tensors(a.config) {
+        let value = a.input(&name, ty, Role::Cache)?;
+        cache.push((name, value));
+    }
+    let token = a.input("token", TensorType::new(DType::S32, [shape.batch]), Role::Input)?;
+    let slot = a.input("slot", TensorType::scalar(DType::S32), Role::Input)?;
+    let cx = Context { config: &config, phase: Phase::Eval, weights: &weights, key: no_key(&mut a.b)? };
+    let (cache, hidden) = decode(&mut a.b, &cx, &a.layout.params, Cache::new(cache), (token, slot))?;
+    let logits = token_logits(&mut a.b, &cx, hidden)?;
+    let mut outputs = outputs(a, &cache)?;
+    outputs.push(Output::Plain("logits".into(), logits));
+    Ok(outputs)
+}
+
+/// The model with each row as a group: a token alone is never dropped, whatever the capacity.
+pub fn decoding(config: &ModelConfig) -> ModelConfig {
+    let mut config = config.clone();
+    config.moe.group = Group::Sequence;
+    config
+}
+
+fn tensors(config: &RunConfig) -> Vec<(String, TensorType)> {
+    CacheShape::new(config).tensors(&config.model)
+}
+
+/// The tensors of the cache, in order.
+fn outputs(a: &Assembly, cache: &Cache) -> Result<Vec<Output>, BuildError> {
+    let output = |(name, _): (String, TensorType)| Ok(Output::Cache(name.clone(), cache.get(&name)?));
+    tensors(a.config).into_iter().map(output).collect()
+}
+
+/// Evaluation draws no random numbers.
+fn no_key(b: &mut Builder) -> Result<Value, BuildError> {
+    b.zeros(&TensorType::new(DType::U32, [2]))
+}

@@ -1,0 +1,8 @@
+//! The models of the family, computed by the plain evaluator: against published implementations, with and without a cache,
+//! scanned and unrolled, and their gradients.
+
+mod generation;
+mod gradients;
+mod model;
+mod presets;
+mod reference;
