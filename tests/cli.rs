@@ -23,7 +23,7 @@ fn every_help_page_fits_a_terminal_and_shows_how_the_command_is_used() {
     let workspace = Workspace::new();
     let commands = [
         "", "compile", "train", "distill", "upcycle", "eval", "run", "generate", "inspect", "bench", "aot",
-        "import", "export", "doctor",
+        "plan", "import", "export", "doctor",
     ];
     for command in commands {
         let page =

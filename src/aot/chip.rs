@@ -9,6 +9,8 @@ pub struct Chip {
     pub devices: usize,
     /// Dense matrix products of bfloat16 with float32 sums.
     pub bf16_flops: f64,
+    /// What the compiler lets a program use of a device's memory.
+    pub memory_bytes: u64,
     /// Bytes to and from the high-bandwidth memory.
     pub memory_bytes_per_s: f64,
     /// Links to neighbours: two for each dimension of the torus.
@@ -28,6 +30,7 @@ pub const TPUS: [Chip; 5] = [
         name: "v4",
         devices: 1,
         bf16_flops: 275e12,
+        memory_bytes: 33_000_000_000,
         memory_bytes_per_s: 1.2e12,
         links: 6,
         link_bytes_per_s: 50e9,
@@ -38,6 +41,7 @@ pub const TPUS: [Chip; 5] = [
         name: "v5e",
         devices: 1,
         bf16_flops: 197e12,
+        memory_bytes: 16_910_000_000,
         memory_bytes_per_s: 819e9,
         links: 4,
         link_bytes_per_s: 50e9,
@@ -48,6 +52,7 @@ pub const TPUS: [Chip; 5] = [
         name: "v5p",
         devices: 1,
         bf16_flops: 459e12,
+        memory_bytes: 102_790_000_000,
         memory_bytes_per_s: 2.765e12,
         links: 6,
         link_bytes_per_s: 100e9,
@@ -58,6 +63,7 @@ pub const TPUS: [Chip; 5] = [
         name: "v6e",
         devices: 1,
         bf16_flops: 918e12,
+        memory_bytes: 33_550_000_000,
         memory_bytes_per_s: 1.64e12,
         links: 4,
         link_bytes_per_s: 100e9,
@@ -68,6 +74,7 @@ pub const TPUS: [Chip; 5] = [
         name: "tpu7x",
         devices: 2,
         bf16_flops: 2307e12,
+        memory_bytes: 101_720_000_000,
         memory_bytes_per_s: 7.38e12,
         links: 6,
         link_bytes_per_s: 100e9,

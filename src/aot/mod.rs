@@ -6,11 +6,13 @@
 //! | --- | --- |
 //! | `chip`, `topology` | accelerators with their public figures, slices of them by name |
 //! | `child`, `worker` | the two sides of the child process |
+//! | `plan` | many ways to run a configuration, the best of them compiled |
 //! | `report`, `model`, `render` | what is known and from where, our estimate of time, tables |
 
 mod child;
 mod chip;
 mod model;
+mod plan;
 mod render;
 mod report;
 mod topology;
@@ -19,6 +21,7 @@ mod worker;
 pub use child::{ChildError, SUBCOMMAND};
 pub use chip::{Chip, Peak, TPUS};
 pub use model::StepTime;
+pub use plan::{Axis, Candidate, Search, Verdict, combinations, plan};
 pub use render::render;
 pub use report::{AotReport, FromCompiler, FromGraph, FromModel, KernelRow, Padding, ReportError, Shortage};
 pub use topology::{Topology, TopologyError};

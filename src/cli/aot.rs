@@ -30,32 +30,42 @@ pub struct Args {
     /// Folder for the executable, the optimized HLO and the report
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
+    #[command(flatten)]
+    compiler: CompilerArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Who compiles, and for how long.
+#[derive(clap::Args)]
+pub struct CompilerArgs {
     /// The plugin that compiles; libtpu where it is found by default
     #[arg(long, value_name = "PATH")]
     plugin: Option<PathBuf>,
     /// Seconds that the compiler gets
     #[arg(long, default_value_t = 3600, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+}
+
+impl CompilerArgs {
+    pub fn options(self, topology: Topology) -> anyhow::Result<Options> {
+        let plugin = match self.plugin {
+            Some(path) => path,
+            None => RuntimeChoice::Tpu
+                .plugin()
+                .context("fetch libtpu with `scripts/setup.sh --with-libtpu`, or give --plugin")?
+                .unwrap_or_default(),
+        };
+        let program =
+            std::env::current_exe().context("this program cannot be found, to be started as a child")?;
+        Ok(Options { program, plugin, topology, limit: Duration::from_secs(self.timeout) })
+    }
 }
 
 pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
-    let plugin = match args.plugin {
-        Some(path) => path,
-        None => RuntimeChoice::Tpu
-            .plugin()
-            .context("fetch libtpu with `scripts/setup.sh --with-libtpu`, or give --plugin")?
-            .unwrap_or_default(),
-    };
+    let options = args.compiler.options(args.topology)?;
     let artifact = args.source.artifact()?;
-    let options = Options {
-        program: std::env::current_exe().context("this program cannot be found, to be started as a child")?,
-        plugin,
-        topology: args.topology,
-        limit: Duration::from_secs(args.timeout),
-    };
     common::note(format_args!("compiling {} for {} ...", args.program, options.topology));
     let report = aot::compile(&artifact, &args.program, &options, args.out.as_deref())?;
     match args.json {

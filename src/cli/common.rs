@@ -3,7 +3,7 @@
 use super::{Devices, Needs, Unavailable};
 use crate::artifact::{self, Artifact};
 use crate::checkpoint::{Checkpoint, TensorFile};
-use crate::config::RunConfig;
+use crate::config::{ConfigError, RunConfig};
 use crate::convert::ConvertError;
 use crate::runtime::{Backend, RuntimeChoice};
 use crate::train::Session;
@@ -25,7 +25,12 @@ pub struct ConfigArgs {
 
 impl ConfigArgs {
     pub fn load(&self) -> anyhow::Result<RunConfig> {
-        Ok(RunConfig::load_with(&self.config, &self.overrides)?)
+        Ok(self.load_with(&[])?)
+    }
+
+    /// With more overrides, which win.
+    pub fn load_with(&self, more: &[String]) -> Result<RunConfig, ConfigError> {
+        RunConfig::load_with(&self.config, &[&self.overrides, more].concat())
     }
 }
 

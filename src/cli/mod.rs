@@ -16,6 +16,7 @@ mod generate;
 mod import;
 mod inspect;
 mod launch;
+mod plan;
 mod run;
 mod train;
 mod upcycle;
@@ -54,6 +55,7 @@ enum Command {
     Inspect(inspect::Args),
     Bench(bench::Args),
     Aot(aot::Args),
+    Plan(plan::Args),
     #[command(name = crate::aot::SUBCOMMAND, hide = true)]
     AotWorker(aot::WorkerArgs),
     Import(import::Args),
@@ -119,6 +121,7 @@ impl Command {
             Self::Aot(_) | Self::AotWorker(_) => aot::NEEDS,
             Self::Import(_) => import::NEEDS,
             Self::Export(_) => export::NEEDS,
+            Self::Plan(_) => plan::NEEDS,
             Self::Doctor(args) => args.needs(),
         }
     }
@@ -135,6 +138,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(args, devices),
             Self::Bench(args) => bench::run(args, devices),
             Self::Aot(args) => aot::run(args, devices),
+            Self::Plan(args) => plan::run(args, devices),
             Self::AotWorker(args) => aot::run_worker(args, devices),
             Self::Import(args) => import::run(args, devices),
             Self::Export(args) => export::run(args, devices),
