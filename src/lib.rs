@@ -30,5 +30,6 @@ pub mod moe;
 pub mod optim;
 pub mod report;
 pub mod runtime;
+pub mod shard;
 pub mod step;
 pub mod train;

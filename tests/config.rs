@@ -344,8 +344,8 @@ fn unknown_keys_are_refused_with_path_allowed_fields_and_the_closest() {
     );
     assert_eq!(
         refusal(&["modle.d_ff=1"]),
-        "modle: unknown field, did you mean model?; allowed here: name, description, model, batch, loss, optimizer, \
-         schedule, data, distillation, seed"
+        "modle: unknown field, did you mean model?; allowed here: name, description, model, mesh, batch, loss, \
+         optimizer, schedule, data, distillation, seed"
     );
     assert_eq!(
         RunConfig::from_json(r#"{"optimizer": {"kind": "adamw", "clip_threshold": 1}}"#)
@@ -744,4 +744,40 @@ proptest! {
             usable(&config);
         }
     }
+}
+
+#[test]
+fn meshes_that_do_not_divide_are_refused_with_the_nearest_that_do() {
+    // The demo has 8 experts, 4 heads, and batches of 8 rows.
+    let cases: [(&[&str], &str); 5] = [
+        (
+            &["mesh.expert=3"],
+            "mesh.expert: found 3, expected a divisor of model.moe.num_experts = 8, of which the nearest are 2 or 4; \
+             for example 2",
+        ),
+        (
+            &["mesh.data=5"],
+            "mesh.data: found 5, expected a divisor of batch.sequences / batch.accumulation / mesh.expert = 8, of which \
+             the nearest are 4 or 8; for example 4",
+        ),
+        (
+            &["mesh.data=4", "mesh.expert=4"],
+            "mesh.data: found 4, expected a divisor of batch.sequences / batch.accumulation / mesh.expert = 2, of which \
+             the nearest are 2; for example 2",
+        ),
+        (
+            &["mesh.model=8"],
+            "mesh.model: found 8, expected a divisor of model.num_heads = 4, of which the nearest are 4; for example 4",
+        ),
+        (&["mesh.data=0"], "mesh.data: found 0, expected a whole number from 1 to 65536; for example 1"),
+    ];
+    for (settings, expected) in cases {
+        assert_eq!(refusal(settings), expected);
+    }
+}
+
+#[test]
+fn the_mesh_is_no_part_of_the_digest() {
+    let alone = with(&[]).unwrap();
+    assert_eq!(with(&["mesh.data=2", "mesh.shard_state=true"]).unwrap().digest(), alone.digest());
 }

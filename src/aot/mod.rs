@@ -78,7 +78,7 @@ pub fn compile(
         found: artifact.manifest.programs.iter().map(|p| p.name.clone()).collect(),
     })?;
     let topology = &options.topology;
-    let (replicas, devices) = (1, topology.num_devices());
+    let (replicas, devices) = (artifact.manifest.num_replicas, topology.num_devices());
     if replicas > devices {
         return Err(AotError::TooLarge { replicas, topology: topology.clone(), devices });
     }

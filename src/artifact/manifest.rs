@@ -6,11 +6,12 @@ use crate::ir::{DType, TensorType};
 use crate::layers::Phase;
 use crate::model::Side;
 use crate::moe::MoeShape;
+use crate::shard::{Partition, Placement};
 use crate::step::{DISTILL_STEP, Port, Role, decoding};
 use serde::{Deserialize, Serialize};
 
 /// Raised when the folder's meaning changes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// `manifest.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,9 +22,13 @@ pub struct Manifest {
     pub config: RunConfig,
     /// Sha-256 of the resolved configuration, hexadecimal.
     pub config_digest: String,
+    /// Devices that run each program together: those of `config.mesh`.
+    pub num_replicas: usize,
     pub num_parameters: u64,
     /// Bytes of the whole training state.
     pub state_bytes: u64,
+    /// Bytes of it that one device holds.
+    pub state_bytes_per_device: u64,
     pub moe_layers: Vec<MoeLayer>,
     pub programs: Vec<ProgramSpec>,
 }
@@ -46,11 +51,26 @@ pub struct PortSpec {
     pub name: String,
     /// As HLO names it: `f32`, `bf16`, ..
     pub dtype: String,
+    /// On one device.
     pub shape: Vec<usize>,
+    /// The mesh axes over which each dimension is split; dimensions behind the last that is split are left out.
+    #[serde(default, skip_serializing_if = "Partition::is_whole")]
+    pub partition: Partition,
+    /// Parts of the rows of a batch that are split over the devices one after the other.
+    #[serde(default = "one_part", skip_serializing_if = "is_one_part")]
+    pub microbatches: usize,
     pub role: Role,
     /// Of an output: the number of the input whose buffer it takes over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<usize>,
+}
+
+fn one_part() -> usize {
+    1
+}
+
+fn is_one_part(count: &usize) -> bool {
+    *count == 1
 }
 
 impl PortSpec {
@@ -59,12 +79,19 @@ impl PortSpec {
             name: port.name.clone(),
             dtype: port.ty.dtype.name().into(),
             shape: port.ty.shape.clone(),
+            partition: port.partition.clone(),
+            microbatches: port.microbatches,
             role: port.role,
             alias: port.alias,
         }
     }
 
-    /// The tensor type, or `None` for an unknown element type or too many elements.
+    /// How the value is divided among the devices.
+    pub fn placement(&self) -> Placement {
+        Placement { partition: self.partition.clone(), microbatches: self.microbatches }
+    }
+
+    /// The tensor type on one device, or `None` for an unknown element type or too many elements.
     pub fn ty(&self) -> Option<TensorType> {
         let ty = TensorType::new(DType::from_name(&self.dtype)?, self.shape.clone());
         ty.checked_elements()?.checked_mul(ty.dtype.size_bytes())?;
@@ -72,7 +99,7 @@ impl PortSpec {
     }
 }
 
-/// The capacity arithmetic of the sparse layers of one stack in one program.
+/// The capacity arithmetic of the sparse layers of one stack in one program, for the tokens of one device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MoeLayer {
@@ -101,7 +128,7 @@ pub struct MoeLayer {
     pub dtype: String,
 }
 
-/// The sparse layers of a program; `sequences` is its batch.
+/// The sparse layers of a program, as one device runs them.
 pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
     let model = &config.model;
     let phase = if ["train_step", DISTILL_STEP].contains(&program) { Phase::Train } else { Phase::Eval };
@@ -129,7 +156,7 @@ pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
         .into_iter()
         .flat_map(sparse)
         .map(|(side, length, segment, index)| {
-            let sequences = config.batch.sequences_per_microbatch();
+            let sequences = config.sequences_per_replica();
             let router = side.router(model);
             let shape = MoeShape::new(model, router, phase, (sequences, length));
             let rule = model.moe.capacity;

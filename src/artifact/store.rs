@@ -82,6 +82,12 @@ fn read_manifest(path: &Path) -> Result<Manifest, ArtifactError> {
     let manifest: Manifest = serde_path_to_error::deserialize(value)
         .map_err(|e| refuse(format!("{}: {}", e.path(), e.inner())))?;
     manifest.config.validate().map_err(|e| refuse(e.to_string()))?;
+    let (replicas, found) = (manifest.config.mesh.num_replicas(), manifest.num_replicas);
+    if replicas != found {
+        return Err(refuse(format!(
+            "num_replicas is {found}, the mesh of the config has {replicas} devices"
+        )));
+    }
     let digest = manifest.config.digest();
     if digest != manifest.config_digest {
         return Err(refuse(format!("config_digest is {}, the config has {digest}", manifest.config_digest)));

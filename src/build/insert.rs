@@ -16,6 +16,8 @@ pub enum BuildError {
     Literal(#[from] LiteralError),
     #[error(transparent)]
     Grad(#[from] crate::grad::GradError),
+    #[error(transparent)]
+    Partition(#[from] crate::shard::PartitionError),
     #[error("{0}")]
     Invalid(String),
 }

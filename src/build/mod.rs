@@ -8,3 +8,4 @@ mod random;
 
 pub use control::{ScanInputs, VjpArgs};
 pub use insert::{BuildError, Builder};
+pub use random::{Window, stream_of};

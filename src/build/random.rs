@@ -1,5 +1,5 @@
-//! Counter-based random numbers: every element is a function of a key and its own index, so values depend neither on the
-//! order of execution nor on how a tensor is divided among devices.
+//! Counter-based random numbers: every element is a function of a key and its own index in the whole tensor, so values depend
+//! neither on the order of execution nor on how the tensor is divided among devices.
 
 use super::{BuildError, Builder};
 use crate::ir::*;
@@ -9,6 +9,36 @@ type Built = Result<Value, BuildError>;
 /// Rotation distances of Threefry-2x32 (Salmon et al., 2011, table 2).
 const ROTATIONS: [[u32; 4]; 2] = [[13, 15, 26, 6], [17, 29, 16, 24]];
 const PARITY: u32 = 0x1BD1_1BDA;
+
+/// The number of the stream of the place of this name (FNV-1a).
+pub fn stream_of(name: &str) -> u32 {
+    name.bytes().fold(0x811C_9DC5, |h, byte| (h ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// The block of a tensor that is drawn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// The shape of the block.
+    pub shape: Vec<usize>,
+    /// The shape of the tensor that it is cut from.
+    pub whole: Vec<usize>,
+    /// Where it starts along the dimensions that are cut: scalars `u32`.
+    pub starts: Vec<(usize, Value)>,
+}
+
+impl Window {
+    /// All of a tensor.
+    pub fn all(shape: &[usize]) -> Self {
+        Self { shape: shape.into(), whole: shape.into(), starts: vec![] }
+    }
+
+    /// Elements between neighbours of the whole tensor along each dimension, row-major.
+    fn strides(&self) -> Vec<usize> {
+        let behind =
+            |dim: usize| self.whole[dim + 1..].iter().fold(1usize, |n, &size| n.saturating_mul(size));
+        (0..self.whole.len()).map(behind).collect()
+    }
+}
 
 impl Builder {
     /// The key `u32[2]` of a stream of its own: `key` folded with a constant.
@@ -27,49 +57,51 @@ impl Builder {
     /// The key `u32[2]` of a stream of its own for the place that the current scope names.
     pub fn fold_in_scope(&mut self, key: Value) -> Built {
         let name = self.scope();
-        // FNV-1a: a stable number for a name.
-        let hash = name.bytes().fold(0x811C_9DC5, |h, byte| (h ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        self.fold_in(key, hash)
+        self.fold_in(key, stream_of(&name))
     }
 
-    /// Uniform bits `u32[shape]`: Threefry-2x32 of the row-major index of each element.
-    pub fn random_bits(&mut self, key: Value, shape: &[usize]) -> Built {
-        let ty = TensorType::new(DType::U32, shape);
-        let mut low = self.zeros(&ty)?;
-        let mut stride = 1usize;
-        for dim in (0..shape.len()).rev() {
-            let index = self.iota(ty.clone(), dim)?;
-            let scaled = self.mul_u32(index, (stride & 0xFFFF_FFFF) as u32)?;
-            low = self.add(low, scaled)?;
-            stride = stride.saturating_mul(shape[dim]);
-        }
-        // Tensors past 2^32 elements get the high word from the leading axes, which alone can overflow the low one.
-        let high = self.high_word(&ty, stride)?;
+    /// Uniform bits `u32` of the window's shape: Threefry-2x32 of the row-major index of each element.
+    pub fn random_bits(&mut self, key: Value, window: &Window) -> Built {
+        let low = self.window_index(window, DType::U32)?;
+        // Only tensors past 2^32 elements have a high word.
+        let elements = window.whole.iter().fold(1usize, |n, &size| n.saturating_mul(size));
+        let high = match elements > 1 << 32 {
+            false => self.full_like(low, 0.0)?,
+            true => {
+                let index = self.window_index(window, DType::U64)?;
+                let shift = self.full_like(index, 32.0)?;
+                let high = self.shift_right(index, shift)?;
+                self.convert(high, DType::U32)?
+            }
+        };
         let (a, b) = self.threefry(key, high, low)?;
         self.xor(a, b)
     }
 
-    fn high_word(&mut self, ty: &TensorType, elements: usize) -> Built {
-        if elements <= 1 << 32 {
-            return self.zeros(ty);
-        }
-        let wide = ty.with_dtype(DType::U64);
-        let mut sum = self.zeros(&wide)?;
-        let mut stride = 1u64;
+    /// The index of each element in the whole tensor, in an unsigned type that may be too small: then its low word.
+    fn window_index(&mut self, window: &Window, dtype: DType) -> Built {
+        let ty = TensorType::new(dtype, window.shape.clone());
+        let strides = window.strides();
+        let mut index = self.zeros(&ty)?;
         for dim in (0..ty.rank()).rev() {
-            let index = self.iota(wide.clone(), dim)?;
-            let factor = self.constant(Literal::scalar(stride))?;
-            let scaled = self.scale(index, factor)?;
-            sum = self.add(sum, scaled)?;
-            stride = stride.saturating_mul(ty.shape[dim] as u64);
+            let along = self.iota(ty.clone(), dim)?;
+            let scaled = self.mul_stride(along, strides[dim])?;
+            index = self.add(index, scaled)?;
         }
-        let shift = self.full(&wide, 32.0)?;
-        let high = self.shift_right(sum, shift)?;
-        self.convert(high, DType::U32)
+        for &(dim, start) in &window.starts {
+            let start = self.convert(start, dtype)?;
+            let scaled = self.mul_stride(start, strides[dim])?;
+            let offset = self.splat(scaled, index)?;
+            index = self.add(index, offset)?;
+        }
+        Ok(index)
     }
 
-    fn mul_u32(&mut self, x: Value, factor: u32) -> Built {
-        let factor = self.constant(Literal::scalar(factor))?;
+    fn mul_stride(&mut self, x: Value, stride: usize) -> Built {
+        let factor = match self.dtype(x) {
+            DType::U64 => self.constant(Literal::scalar(stride as u64))?,
+            _ => self.constant(Literal::scalar((stride & 0xFFFF_FFFF) as u32))?,
+        };
         self.scale(x, factor)
     }
 
@@ -107,9 +139,9 @@ impl Builder {
         self.or(high, low)
     }
 
-    /// Uniform `f32[shape]` in [0, 1), 24 bits.
-    pub fn random_uniform(&mut self, key: Value, shape: &[usize]) -> Built {
-        let bits = self.random_bits(key, shape)?;
+    /// Uniform `f32` in [0, 1), 24 bits.
+    pub fn random_uniform(&mut self, key: Value, window: &Window) -> Built {
+        let bits = self.random_bits(key, window)?;
         let shift = self.full_like(bits, 8.0)?;
         let bits = self.shift_right(bits, shift)?;
         // Below 2^24 a signed conversion is exact and cheaper than an unsigned one.
@@ -118,9 +150,9 @@ impl Builder {
         self.mul_scalar(uniform, 1.0 / (1 << 24) as f64)
     }
 
-    /// Standard normal numbers cut at two standard deviations: `f32[shape]` (inverse of the distribution function).
-    pub fn random_truncated_normal(&mut self, key: Value, shape: &[usize]) -> Built {
-        let uniform = self.random_uniform(key, shape)?;
+    /// Standard normal numbers `f32` cut at two standard deviations (inverse of the distribution function).
+    pub fn random_truncated_normal(&mut self, key: Value, window: &Window) -> Built {
+        let uniform = self.random_uniform(key, window)?;
         // erf(2 / sqrt 2): the probability mass within two standard deviations.
         let mass = 0.954_499_736_103_641_6;
         let spread = self.mul_scalar(uniform, 2.0 * mass)?;
@@ -131,37 +163,35 @@ impl Builder {
         self.clamp(low, normal, high)
     }
 
-    /// `1` with probability `keep`, else `0`: `pred[shape]`.
-    pub fn random_keep(&mut self, key: Value, keep: f64, shape: &[usize]) -> Built {
-        let uniform = self.random_uniform(key, shape)?;
+    /// `1` with probability `keep`, else `0`: `pred`.
+    pub fn random_keep(&mut self, key: Value, keep: f64, window: &Window) -> Built {
+        let uniform = self.random_uniform(key, window)?;
         self.compare_scalar(Direction::Lt, uniform, keep)
     }
 
-    /// The inverse error function for |x| < 0.99 or so: two Newton steps on a closed-form start (Winitzki, 2008).
+    /// The inverse error function for |x| < 0.99: a polynomial in `-log(1 - x^2)` (Giles, 2010, table 5, central part).
     fn erf_inv(&mut self, x: Value) -> Built {
-        let a = 0.147;
-        let xx = self.square(x)?;
-        let minus = self.neg(xx)?;
-        let ln = self.log1p(minus)?;
-        let half = self.mul_scalar(ln, 0.5)?;
-        let t = self.add_scalar(half, 2.0 / (std::f64::consts::PI * a))?;
-        let tt = self.square(t)?;
-        let scaled = self.mul_scalar(ln, 1.0 / a)?;
-        let inner = self.sub(tt, scaled)?;
-        let root = self.sqrt(inner)?;
-        let outer = self.sub(root, t)?;
-        let outer = self.sqrt(outer)?;
-        let sign = self.sign(x)?;
-        let mut y = self.mul(sign, outer)?;
-        for _ in 0..2 {
-            let erf = self.erf(y)?;
-            let error = self.sub(erf, x)?;
-            let yy = self.square(y)?;
-            let grow = self.exp(yy)?;
-            let step = self.mul(error, grow)?;
-            let step = self.mul_scalar(step, std::f64::consts::PI.sqrt() / 2.0)?;
-            y = self.sub(y, step)?;
+        const COEFFICIENTS: [f64; 9] = [
+            2.810_226_36e-8,
+            3.432_739_39e-7,
+            -3.523_387_7e-6,
+            -4.391_506_54e-6,
+            2.185_808_7e-4,
+            -1.253_725_03e-3,
+            -4.177_681_64e-3,
+            0.246_640_727,
+            1.501_409_41,
+        ];
+        let square = self.square(x)?;
+        let minus = self.neg(square)?;
+        let log = self.log1p(minus)?;
+        let w = self.neg(log)?;
+        let w = self.add_scalar(w, -2.5)?;
+        let mut sum = self.full_like(w, 0.0)?;
+        for coefficient in COEFFICIENTS {
+            let scaled = self.mul(sum, w)?;
+            sum = self.add_scalar(scaled, coefficient)?;
         }
-        Ok(y)
+        self.mul(sum, x)
     }
 }

@@ -37,7 +37,8 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
         emission_rows(&mut table, &emission);
         return print(args.json, &emission, &table);
     }
-    let open = || args.device.open(devices, 1).map_err(|e| MeasureError::Peak(e.into()));
+    let replicas = config.mesh.num_replicas();
+    let open = || args.device.open(devices, replicas).map_err(|e| MeasureError::Peak(e.into()));
     let cost = measure::step(open, &config, args.steps)?;
     print(args.json, &cost, &table(&cost))
 }

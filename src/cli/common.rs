@@ -6,6 +6,7 @@ use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::config::{ConfigError, RunConfig};
 use crate::convert::ConvertError;
 use crate::runtime::{Backend, RuntimeChoice};
+use crate::shard;
 use crate::train::Session;
 use anyhow::{Context, bail};
 use std::fmt::Display;
@@ -21,6 +22,8 @@ pub struct ConfigArgs {
     /// Override a field, such as model.moe.num_experts=16 (may be given several times)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    #[command(flatten)]
+    mesh: MeshArgs,
 }
 
 impl ConfigArgs {
@@ -30,8 +33,41 @@ impl ConfigArgs {
 
     /// With more overrides, which win.
     pub fn load_with(&self, more: &[String]) -> Result<RunConfig, ConfigError> {
-        RunConfig::load_with(&self.config, &[&self.overrides, more].concat())
+        RunConfig::load_with(&self.config, &[&self.overrides, &self.mesh.overrides()[..], more].concat())
     }
+}
+
+/// The devices, beside those that the configuration says.
+#[derive(clap::Args)]
+pub struct MeshArgs {
+    /// Devices along the axes of the mesh, such as data=2,expert=4; the axes are data, expert and model
+    #[arg(long, value_name = "AXIS=N,..", value_parser = mesh_settings)]
+    mesh: Option<MeshSettings>,
+}
+
+/// Settings of fields.
+#[derive(Clone)]
+struct MeshSettings(Vec<String>);
+
+impl MeshArgs {
+    fn overrides(&self) -> Vec<String> {
+        self.mesh.as_ref().map_or(vec![], |settings| settings.0.clone())
+    }
+}
+
+/// Reads `data=2,expert=4` as settings of fields: axes that are not named are 1.
+fn mesh_settings(text: &str) -> Result<MeshSettings, String> {
+    let mut settings: Vec<String> = shard::ALL.iter().map(|axis| format!("mesh.{axis}=1")).collect();
+    for part in text.split(',') {
+        let known = |name: &str| shard::ALL.iter().any(|axis| axis.to_string() == name.trim());
+        match part.split_once('=') {
+            Some((name, size)) if known(name) => {
+                settings.push(format!("mesh.{}={}", name.trim(), size.trim()))
+            }
+            _ => return Err("expected axes with sizes, such as data=2,expert=4,model=1".into()),
+        }
+    }
+    Ok(MeshSettings(settings))
 }
 
 /// A configuration with overrides, or an artifact as it is.
@@ -43,6 +79,8 @@ pub struct SourceArgs {
     /// Override a field of a configuration, such as seed=1 (may be given several times)
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    #[command(flatten)]
+    mesh: MeshArgs,
 }
 
 impl SourceArgs {
@@ -59,15 +97,19 @@ impl SourceArgs {
         if !self.source.is_dir() {
             return Ok(None);
         }
-        if !self.overrides.is_empty() {
-            bail!("--set changes a configuration; `{}` is compiled already", self.source.display());
+        if !self.overrides().is_empty() {
+            bail!("--set and --mesh change a configuration; `{}` is compiled already", self.source.display());
         }
         Ok(Some(Artifact::read(&self.source).context("the artifact cannot be used")?))
     }
 
     /// The configuration with its overrides, if the source is one.
     pub fn config(&self) -> anyhow::Result<RunConfig> {
-        Ok(RunConfig::load_with(&self.source, &self.overrides)?)
+        Ok(RunConfig::load_with(&self.source, &self.overrides())?)
+    }
+
+    fn overrides(&self) -> Vec<String> {
+        [&self.overrides[..], &self.mesh.overrides()].concat()
     }
 }
 

@@ -51,7 +51,7 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let wanted: Vec<String> = spec.state_inputs().map(|port| port.name.clone()).collect();
     let checkpoint = common::open_checkpoint(&args.checkpoint)?;
     let (text, batches) = held_out_text(&artifact.manifest.config, &args)?;
-    let mut session = Session::new(args.device.open(devices, 1)?, artifact);
+    let mut session = Session::new(args.device.open(devices, artifact.manifest.num_replicas)?, artifact);
     common::restore(&mut session, &checkpoint, &wanted)?;
     common::prepare(&mut session, "eval_step")?;
     let loss = train::held_out(&mut session, &text, batches)?;

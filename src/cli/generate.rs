@@ -1,7 +1,7 @@
 //! `generate`: text from a checkpoint, greedy or sampled.
 
 use super::{Devices, Needs, common};
-use crate::config::RunConfig;
+use crate::config::{Mesh, RunConfig};
 use crate::data::Tokenizer;
 use crate::train::{Generator, Sampling, Session};
 use anyhow::Context;
@@ -64,10 +64,11 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The same model for one sequence.
+/// The same model for one sequence on one device.
 fn one_row(mut config: RunConfig) -> anyhow::Result<RunConfig> {
     config.batch.sequences = 1;
     config.batch.accumulation = 1;
+    config.mesh = Mesh::default();
     config.resolved().context("the configuration does not allow a batch of one sequence")
 }
 

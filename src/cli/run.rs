@@ -50,7 +50,7 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
         Some(path) => checkpoint::read_tensors(path)?,
         None => vec![],
     };
-    let mut session = Session::new(args.device.open(devices, 1)?, artifact);
+    let mut session = Session::new(args.device.open(devices, artifact.manifest.num_replicas)?, artifact);
     match checkpoint {
         Some(file) => common::restore(&mut session, &file, &wanted)?,
         None if !wanted.is_empty() => {

@@ -125,7 +125,8 @@ fn train(
     let stop = Arc::new(AtomicBool::new(false));
     let asked = stop.clone();
     ctrlc::set_handler(move || interrupt(&asked)).context("no handler for Ctrl-C")?;
-    let outcome = train::train(device.open(devices, 1)?, artifact, options, &stop)?;
+    let backend = device.open(devices, artifact.manifest.num_replicas)?;
+    let outcome = train::train(backend, artifact, options, &stop)?;
     common::say(&outcome.summary)?;
     common::say(format_args!(
         "checkpoint {} (state {})",

@@ -6,6 +6,7 @@
 //! | `model`, `attention` | the network / its attention and positions |
 //! | `moe`, `segments` | its sparse layers / which blocks a stack has |
 //! | `router`, `capacity` | how tokens choose experts / how many an expert takes, and from which group |
+//! | `mesh` | [`Mesh`]: devices in a grid with named axes |
 //! | `training`, `data`, `distillation` | batch, loss, optimizer, schedule / objective and tokenizer / the teacher |
 //! | `parameters` | parameter counts by formula |
 //! | `json`, `schema`, `overrides` | trees without duplicate keys / known keys / `key=value` |
@@ -20,6 +21,7 @@ mod data;
 mod distillation;
 mod error;
 mod json;
+mod mesh;
 mod model;
 mod moe;
 mod overrides;
@@ -42,6 +44,7 @@ pub use data::{
 };
 pub use distillation::Distillation;
 pub use error::ConfigError;
+pub use mesh::Mesh;
 pub use model::{
     Architecture, AttentionWidths, ComputeDtype, DecoderInputs, FeedForward, ModelConfig, Padding, Remat,
 };

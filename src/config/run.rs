@@ -12,6 +12,7 @@ use super::capacity::Groups;
 use super::data::DataConfig;
 use super::distillation::Distillation;
 use super::error::ConfigError;
+use super::mesh::Mesh;
 use super::model::ModelConfig;
 use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
 use super::{json, overrides, schema};
@@ -26,6 +27,8 @@ pub struct RunConfig {
     pub description: Option<String>,
     /// The network.
     pub model: ModelConfig,
+    /// The devices.
+    pub mesh: Mesh,
     /// Shape of a batch.
     pub batch: BatchConfig,
     /// The token loss.
@@ -48,6 +51,7 @@ impl Default for RunConfig {
             name: "unnamed".to_owned(),
             description: None,
             model: ModelConfig::default(),
+            mesh: Mesh::default(),
             batch: BatchConfig::default(),
             loss: LossConfig::default(),
             optimizer: OptimizerConfig::default(),
@@ -120,20 +124,27 @@ impl RunConfig {
         text + "\n"
     }
 
-    /// SHA-256 of [`to_json`](Self::to_json), 64 hexadecimal digits.
+    /// SHA-256 of [`to_json`](Self::to_json) on one device, 64 hexadecimal digits: the mesh changes how a run is computed, not
+    /// what.
     pub fn digest(&self) -> String {
-        let bytes = Sha256::digest(self.to_json().as_bytes());
+        let alone = Self { mesh: Mesh::default(), ..self.clone() };
+        let bytes = Sha256::digest(alone.to_json().as_bytes());
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Groups of one microbatch in the encoder's sparse layers (or a decoder-only model's).
-    pub fn input_groups(&self) -> Groups {
-        self.model.moe.groups(self.batch.sequences_per_microbatch(), self.batch.input_length)
+    /// Sequences of one microbatch that one device works on.
+    pub fn sequences_per_replica(&self) -> usize {
+        self.batch.sequences_per_microbatch() / self.mesh.batch_parts().max(1)
     }
 
-    /// Groups of one microbatch in the decoder's sparse layers.
+    /// A device's groups of one microbatch in the encoder's sparse layers (or a decoder-only model's).
+    pub fn input_groups(&self) -> Groups {
+        self.model.moe.groups(self.sequences_per_replica(), self.batch.input_length)
+    }
+
+    /// A device's groups of one microbatch in the decoder's sparse layers.
     pub fn target_groups(&self) -> Groups {
-        self.model.moe.groups(self.batch.sequences_per_microbatch(), self.batch.target_length)
+        self.model.moe.groups(self.sequences_per_replica(), self.batch.target_length)
     }
 }
 

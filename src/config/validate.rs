@@ -13,6 +13,7 @@ use super::data::{
 };
 use super::distillation::Distillation;
 use super::error::{ConfigError, shortened};
+use super::mesh::Mesh;
 use super::model::{Architecture, DecoderInputs, ModelConfig};
 use super::run::RunConfig;
 use super::sizes;
@@ -22,6 +23,8 @@ use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
 const S32_MAX: usize = i32::MAX as usize;
 const MAX_LAYERS: usize = 1 << 12;
 const MAX_WIDTH: usize = 1 << 24;
+/// More than any machine has.
+const MAX_REPLICAS: usize = 1 << 16;
 
 type Checked = Result<(), ConfigError>;
 
@@ -40,6 +43,7 @@ impl RunConfig {
         objective(self)?;
         distillation(self)?;
         vocabulary(self)?;
+        mesh(self)?;
         moe::groups(self)?;
         sizes::check(self)
     }
@@ -398,6 +402,44 @@ fn vocabulary(config: &RunConfig) -> Checked {
     let expected =
         format!("at least {BYTES_VOCABULARY}: 3 special ids, 256 bytes, {NUM_SENTINELS} sentinels");
     require(enough, "model.vocab_size", found, &expected, BYTES_VOCABULARY.next_multiple_of(128))
+}
+
+/// The mesh divides what is split over it.
+fn mesh(config: &RunConfig) -> Checked {
+    let Mesh { data, expert, model, shard_state: _ } = config.mesh;
+    for (path, size) in [("mesh.data", data), ("mesh.expert", expert), ("mesh.model", model)] {
+        count(path, size, 1..=MAX_REPLICAS, 1)?;
+    }
+    let (network, sequences) = (&config.model, config.batch.sequences_per_microbatch());
+    let total = data.saturating_mul(expert).saturating_mul(model);
+    let expected = format!("at most {MAX_REPLICAS} devices in all, not {total}");
+    require(total <= MAX_REPLICAS, "mesh.data", data, &expected, (MAX_REPLICAS / expert / model).max(1))?;
+    match network.moe.num_experts {
+        0 => require(expert == 1, "mesh.expert", expert, "1, since the model has no experts", 1)?,
+        experts => divides("mesh.expert", expert, "model.moe.num_experts", experts)?,
+    }
+    let rows = "batch.sequences / batch.accumulation";
+    divides("mesh.expert", expert, rows, sequences)?;
+    let rows = format!("{rows} / mesh.expert");
+    divides("mesh.data", data, &rows, sequences / expert)?;
+    divides("mesh.model", model, "model.num_heads", network.num_heads)?;
+    if let Attention::GroupedQuery(grouped) = network.attention {
+        divides("mesh.model", model, "model.attention.num_kv_heads", grouped.num_kv_heads)?;
+    }
+    divides("mesh.model", model, "model.d_ff", network.d_ff)?;
+    match network.moe.num_experts {
+        0 => Ok(()),
+        _ => divides("mesh.model", model, "model.moe.d_ff", network.expert_d_ff()),
+    }
+}
+
+/// A size of the mesh divides what is split over its axis.
+fn divides(path: &str, size: usize, whole: &str, count: usize) -> Checked {
+    let below = (1..=size.min(count)).rev().find(|n| count.is_multiple_of(*n)).unwrap_or(1);
+    let above = (size..=count).find(|n| count.is_multiple_of(*n));
+    let near = above.map_or(below.to_string(), |above| format!("{below} or {above}"));
+    let expected = format!("a divisor of {whole} = {count}, of which the nearest are {near}");
+    require(size > 0 && count.is_multiple_of(size), path, size, &expected, below)
 }
 
 fn count(path: &str, found: usize, allowed: RangeInclusive<usize>, example: usize) -> Checked {

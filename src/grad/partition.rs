@@ -60,11 +60,11 @@ fn keeps(policy: RematPolicy, graph: &Graph, v: Value) -> bool {
     }
 }
 
-/// Whether the operand tells the same in no more bytes: it is kept instead.
+/// Whether the operand tells the same in no more bytes: it is kept instead. A gathered weight is gathered again.
 fn is_view(graph: &Graph, v: Value) -> bool {
     let node = graph.node(v);
     match node.op {
-        Op::BroadcastInDim { .. } | Op::Reshape { .. } | Op::StopGradient => true,
+        Op::BroadcastInDim { .. } | Op::Reshape { .. } | Op::StopGradient | Op::AllGather { .. } => true,
         Op::Convert(dtype) => graph.ty(node.operands[0]).dtype.size_bytes() < dtype.size_bytes(),
         _ => false,
     }

@@ -1,9 +1,10 @@
 //! What every layer needs to know while it is built.
 
 use super::params::Weights;
-use crate::build::{BuildError, Builder};
+use crate::build::{BuildError, Builder, Window};
 use crate::config::{ComputeDtype, ModelConfig};
 use crate::ir::{DType, Value};
+use crate::shard::{Axis, Mesh, Partition};
 
 /// Training has noise and the training capacity; evaluation has neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,7 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub config: &'a ModelConfig,
+    pub mesh: Mesh,
     pub phase: Phase,
     pub weights: &'a Weights,
     /// `u32[2]`: the random stream of this step and block.
@@ -38,8 +40,18 @@ impl Context<'_> {
 
     /// A parameter in the element type of activations.
     pub fn weight(&self, b: &mut Builder, name: &str) -> Result<Value, BuildError> {
-        let weight = self.weights.get(b, name)?;
-        b.convert(weight, self.dtype())
+        self.weights.get_as(b, name, self.dtype())
+    }
+
+    /// This replica's block, of this shape, of an activation that is split so: pairs of a dimension and mesh axes.
+    pub fn window(
+        &self,
+        b: &mut Builder,
+        shape: &[usize],
+        split: &[(usize, &[Axis])],
+    ) -> Result<Window, BuildError> {
+        let partition = split.iter().fold(Partition::whole(), |all, (dim, axes)| all.split(*dim, axes));
+        self.mesh.window(b, shape, &partition)
     }
 
     /// A random stream of its own for the place in the model that the builder's scope and `site` name.

@@ -2,7 +2,7 @@
 
 use super::{Context, Init, Params};
 use crate::build::{BuildError, Builder};
-use crate::ir::{Direction, Value};
+use crate::ir::{DType, Direction, Value};
 
 pub fn declare(params: &mut Params, vocab_size: usize, d_model: usize) {
     params.add("embedding", &[vocab_size, d_model], Init::TruncatedNormal(1.0));
@@ -10,7 +10,7 @@ pub fn declare(params: &mut Params, vocab_size: usize, d_model: usize) {
 
 /// Rows of the table `[vocabulary, d_model]` for `s32[..]` tokens, in the element type of activations; not scaled.
 pub fn embed(b: &mut Builder, cx: &Context, tokens: Value) -> Result<Value, BuildError> {
-    let table = cx.weights.path("shared/embedding")?;
+    let table = cx.weights.path(b, "shared/embedding", DType::F32)?;
     let rows = b.take_rows(table, tokens)?;
     b.convert(rows, cx.dtype())
 }
@@ -20,7 +20,7 @@ pub fn embed(b: &mut Builder, cx: &Context, tokens: Value) -> Result<Value, Buil
 /// Where a row holds several examples, numbered by `segments s32[batch, length]`, each of them begins with the start token.
 pub fn shift_right(b: &mut Builder, tokens: Value, segments: Option<Value>) -> Result<Value, BuildError> {
     let shift = |b: &mut Builder, x: Value| {
-        let zero = b.scalar(crate::ir::DType::S32, 0.0)?;
+        let zero = b.scalar(DType::S32, 0.0)?;
         b.pad(x, zero, &[0, 1], &[0, -1], &[0, 0])
     };
     let shifted = shift(b, tokens)?;

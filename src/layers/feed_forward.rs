@@ -4,6 +4,10 @@ use super::{Context, Params, dropout};
 use crate::build::{BuildError, Builder};
 use crate::config::{FeedForward, ModelConfig};
 use crate::ir::Value;
+use crate::shard::{Axis, BATCH, MODEL};
+
+/// How `[batch, length, d_ff]` is split over the mesh.
+pub const HIDDEN: &[(usize, &[Axis])] = &[(0, BATCH), (2, MODEL)];
 
 /// Names of the input matrices.
 pub fn inputs(kind: FeedForward) -> &'static [&'static str] {
@@ -15,17 +19,18 @@ pub fn inputs(kind: FeedForward) -> &'static [&'static str] {
 
 pub fn declare(params: &mut Params, config: &ModelConfig) {
     for name in inputs(config.feed_forward) {
-        params.matrix(name, [config.d_model, config.d_ff], config.init_scale);
+        params.matrix(name, [config.d_model, config.d_ff], config.init_scale).split(-1, Axis::Model);
     }
-    params.matrix("wo", [config.d_ff, config.d_model], config.init_scale);
+    params.matrix("wo", [config.d_ff, config.d_model], config.init_scale).split(-2, Axis::Model);
 }
 
 /// `wo(dropout(act(wi(x))))`: `[batch, length, d_model]` -> the same.
 pub fn apply(b: &mut Builder, cx: &Context, x: Value) -> Result<Value, BuildError> {
     let hidden = hidden(b, cx, "bld,df->blf", x)?;
-    let hidden = dropout::dropout(b, cx, "hidden", cx.config.dropout, hidden)?;
+    let hidden = dropout::dropout_split(b, cx, ("hidden", cx.config.dropout), hidden, HIDDEN)?;
     let wo = cx.weight(b, "wo")?;
-    b.einsum("blf,fd->bld", hidden, wo)
+    let output = b.einsum("blf,fd->bld", hidden, wo)?;
+    cx.mesh.sum(b, output, MODEL)
 }
 
 /// The activated hidden layer; `spec` is the product of `x` with an input matrix.

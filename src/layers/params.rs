@@ -2,6 +2,7 @@
 
 use crate::build::{BuildError, Builder};
 use crate::ir::{DType, TensorType, Value};
+use crate::shard::{Axis, Mesh, Partition, PartitionError};
 use std::collections::BTreeMap;
 
 /// How a parameter starts.
@@ -17,7 +18,10 @@ pub enum Init {
 pub struct ParamDef {
     /// The path, such as `encoder/block_1/moe/experts/wi`.
     pub name: String,
+    /// Of the whole tensor, on however many devices.
     pub shape: Vec<usize>,
+    /// What of it each device holds.
+    pub partition: Partition,
     pub init: Init,
     /// Leading axes that stack independent matrices (repeats of a block, experts).
     pub batch_axes: usize,
@@ -33,6 +37,29 @@ impl ParamDef {
     /// `f32[shape]`.
     pub fn ty(&self) -> TensorType {
         TensorType::new(DType::F32, self.shape.clone())
+    }
+
+    /// The type of what one device holds.
+    pub fn block(&self, mesh: &Mesh) -> Result<TensorType, PartitionError> {
+        self.partition.block(mesh, &self.ty())
+    }
+
+    /// Splits a dimension, counted from the last (-1), over an axis of the mesh.
+    pub fn split(&mut self, dim: isize, axis: Axis) -> &mut Self {
+        let rank = self.shape.len();
+        self.partition = std::mem::take(&mut self.partition).split(rank.wrapping_add_signed(dim), &[axis]);
+        self
+    }
+
+    /// Splits over `data` the largest dimension of one matrix that divides and is whole so far, if there is one.
+    pub fn split_over_data(&mut self, mesh: &Mesh) {
+        let free = |&dim: &usize| {
+            self.partition.axes_of(dim).is_empty() && self.shape[dim].is_multiple_of(mesh.data)
+        };
+        let dims = (self.batch_axes..self.shape.len()).rev();
+        if let Some(dim) = dims.filter(free).max_by_key(|&dim| self.shape[dim]) {
+            self.partition = std::mem::take(&mut self.partition).split(dim, &[Axis::Data]);
+        }
     }
 }
 
@@ -69,10 +96,12 @@ impl Params {
         self.add(name, &shape, Init::TruncatedNormal((scale / shape[0].max(1) as f64).sqrt()))
     }
 
-    /// One matrix per expert: `[experts, fan_in, fan_out]`.
-    pub fn expert_matrices(&mut self, name: &str, shape: [usize; 3], scale: f64) {
+    /// One matrix per expert: `[experts, fan_in, fan_out]`, split over `expert`.
+    pub fn expert_matrices(&mut self, name: &str, shape: [usize; 3], scale: f64) -> &mut ParamDef {
         let init = Init::TruncatedNormal((scale / shape[1].max(1) as f64).sqrt());
-        self.add(name, &shape, init).batch_axes += 1;
+        let def = self.add(name, &shape, init).split(-3, Axis::Expert);
+        def.batch_axes += 1;
+        def
     }
 
     /// The gain of a norm: ones.
@@ -87,6 +116,7 @@ impl Params {
         self.defs.push(ParamDef {
             name: path.join("/"),
             shape: [&repeats, shape].concat(),
+            partition: Partition::whole(),
             init,
             batch_axes: repeats.len(),
             factored: true,
@@ -100,23 +130,63 @@ impl Params {
 
 /// The values of parameters in one graph, found by the scope of the builder.
 #[derive(Clone, Debug, Default)]
-pub struct Weights(BTreeMap<String, Value>);
+pub struct Weights {
+    mesh: Mesh,
+    values: BTreeMap<String, Weight>,
+}
+
+/// What this device holds of a parameter.
+#[derive(Clone, Copy, Debug)]
+struct Weight {
+    value: Value,
+    /// The dimension that is split over `data`, counted from the last: the layer needs it whole.
+    gather: Option<usize>,
+}
 
 impl Weights {
-    /// Values by full name.
-    pub fn new(values: impl IntoIterator<Item = (String, Value)>) -> Self {
-        Self(values.into_iter().collect())
+    /// Values of the blocks that this device holds, with their definitions. Those of one block of a stack have lost the leading
+    /// axis.
+    pub fn new<'a>(mesh: Mesh, values: impl IntoIterator<Item = (&'a ParamDef, Value)>) -> Self {
+        let entry = |(def, value): (&ParamDef, Value)| {
+            let rank = def.shape.len();
+            let gather = (0..rank).find(|&dim| def.partition.axes_of(dim).contains(&Axis::Data));
+            (def.name.clone(), Weight { value, gather: gather.map(|dim| rank - dim) })
+        };
+        Self { mesh, values: values.into_iter().map(entry).collect() }
     }
 
     /// The parameter `name` of the layer whose scope the builder is in.
-    pub fn get(&self, b: &Builder, name: &str) -> Result<Value, BuildError> {
-        let scope = b.scope();
-        self.path(&if scope.is_empty() { name.into() } else { format!("{scope}/{name}") })
+    pub fn get(&self, b: &mut Builder, name: &str) -> Result<Value, BuildError> {
+        self.get_as(b, name, DType::F32)
     }
 
-    /// The parameter with this full name.
-    pub fn path(&self, path: &str) -> Result<Value, BuildError> {
+    /// The same, in this element type.
+    pub fn get_as(&self, b: &mut Builder, name: &str, dtype: DType) -> Result<Value, BuildError> {
+        let scope = b.scope();
+        self.path(b, &if scope.is_empty() { name.into() } else { format!("{scope}/{name}") }, dtype)
+    }
+
+    /// The parameter with this full name, in this element type.
+    pub fn path(&self, b: &mut Builder, path: &str, dtype: DType) -> Result<Value, BuildError> {
+        let Weight { value, gather } = self.find(path)?;
+        // Converted first, so that fewer bytes travel.
+        let value = b.convert(value, dtype)?;
+        match gather {
+            Some(from_last) => {
+                let dim = b.ty(value).rank().saturating_sub(from_last);
+                self.mesh.gather(b, value, dim, &[Axis::Data])
+            }
+            None => Ok(value),
+        }
+    }
+
+    /// What this device holds of the parameter with this full name.
+    pub fn block(&self, path: &str) -> Result<Value, BuildError> {
+        Ok(self.find(path)?.value)
+    }
+
+    fn find(&self, path: &str) -> Result<Weight, BuildError> {
         let missing = || BuildError::Invalid(format!("internal: no parameter is declared at `{path}`"));
-        self.0.get(path).copied().ok_or_else(missing)
+        self.values.get(path).copied().ok_or_else(missing)
     }
 }

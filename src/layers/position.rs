@@ -4,6 +4,7 @@ use super::{Context, Init, Params};
 use crate::build::{BuildError, Builder};
 use crate::config::RelativeBuckets;
 use crate::ir::{DType, Direction, TensorType, Value};
+use crate::shard::Axis;
 
 /// Whether keys after the query are seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub fn declare(params: &mut Params, positions: RelativeBuckets, num_heads: usize
     // Variance scaling by the mean of both fans.
     let deviation = (2.0 / (buckets + num_heads) as f64).sqrt();
     let bias = params.add("relative_bias", &[buckets, num_heads], Init::TruncatedNormal(deviation));
-    bias.factored = false;
+    bias.split(-1, Axis::Model).factored = false;
 }
 
 /// The bias of attention scores: `f32[heads, queries, keys]` with as many keys as queries.
@@ -32,7 +33,7 @@ pub fn relative_bias(
     length: usize,
 ) -> Result<Value, BuildError> {
     let table = cx.weights.get(b, "relative_bias")?;
-    let heads = cx.config.num_heads;
+    let heads = b.shape(table)[1];
     // Every distance from -(length - 1) on.
     let index = b.iota(TensorType::new(DType::S32, [2 * length - 1]), 0)?;
     let distance = b.add_scalar(index, 1.0 - length as f64)?;

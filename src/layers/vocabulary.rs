@@ -23,8 +23,7 @@ fn head(b: &mut Builder, cx: &Context) -> Result<(Value, f64), BuildError> {
         true => ("shared/embedding", (cx.config.d_model as f64).powf(-0.5)),
         false => ("head", 1.0),
     };
-    let weight = cx.weights.path(path)?;
-    Ok((b.convert(weight, cx.dtype())?, scale))
+    Ok((cx.weights.path(b, path, cx.dtype())?, scale))
 }
 
 /// Logits `f32[batch, length, vocabulary]` of hidden states `[batch, length, d_model]`.
@@ -379,9 +378,11 @@ fn expected(b: &mut Builder, smoothing: f64, shape: &[usize], targets: Value) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Mesh;
     use crate::eval::evaluate;
     use crate::grad;
     use crate::ir::{Literal, TensorType};
+    use crate::layers::Init;
     use crate::layers::{Phase, Weights};
 
     fn assert_close(found: &[f64], expected: &[f64], tolerance: f64) {
@@ -419,9 +420,18 @@ mod tests {
         let loss = LossConfig { z_loss: 0.1, label_smoothing: 0.2 };
         let types = [TensorType::new(DType::F32, SHAPE), TensorType::new(DType::F32, [4, 3])];
         let graph = Builder::graph(&types, |b, x| {
-            let weights = Weights::new([("head".to_string(), x[1])]);
+            let mut params = Params::default();
+            params.add("head", &b.shape(x[1]), Init::Constant(0.0));
+            let defs = params.into_defs();
+            let weights = Weights::new(Mesh::default(), defs.iter().zip([x[1]]));
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context { config: &config, phase: Phase::Train, weights: &weights, key };
+            let cx = Context {
+                config: &config,
+                mesh: Mesh::default(),
+                phase: Phase::Train,
+                weights: &weights,
+                key,
+            };
             let hidden = b.constant(Literal::new([1, 2, 1], &[1.5f32, -2.0])?)?;
             let head = b.constant(Literal::new([4, 1], &[0.5f32, -1.0, 0.25, 2.0])?)?;
             let share = b.scalar(DType::F32, 0.25)?;

@@ -129,8 +129,8 @@ pub(super) fn run(
     body: impl FnOnce(&mut Builder, &Context, &[Value], &[Value], Value) -> Result<Results, BuildError>,
 ) -> Result<Results, BuildError> {
     let prefix = format!("{}/{}_", side.name(), segment.name);
-    let names: Vec<&str> = defs.iter().map(|d| d.name.as_str()).filter(|n| n.starts_with(&prefix)).collect();
-    let mut xs: Vec<Value> = names.iter().map(|n| cx.weights.path(n)).collect::<Result<_, _>>()?;
+    let own: Vec<&ParamDef> = defs.iter().filter(|def| def.name.starts_with(&prefix)).collect();
+    let mut xs: Vec<Value> = own.iter().map(|def| cx.weights.block(&def.name)).collect::<Result<_, _>>()?;
     xs.push(b.iota(TensorType::new(DType::U32, [segment.repeats]), 0)?);
     let consts = [&[cx.key], consts].concat();
     let scan = ScanInputs {
@@ -145,8 +145,8 @@ pub(super) fn run(
         },
     };
     let body = |b: &mut Builder, consts: &[Value], carry: &[Value], xs: &[Value]| {
-        let (values, row) = xs.split_at(names.len());
-        let weights = Weights::new(names.iter().map(|n| n.to_string()).zip(values.iter().copied()));
+        let (values, row) = xs.split_at(own.len());
+        let weights = Weights::new(cx.mesh, own.iter().copied().zip(values.iter().copied()));
         let key = b.fold_in_value(consts[0], row[0])?;
         let cx = Context { weights: &weights, key, ..*cx };
         body(b, &cx, &consts[1..], carry, row[0])

@@ -5,6 +5,7 @@ use crate::build::{BuildError, Builder};
 use crate::config::{ModelConfig, Padding, Router};
 use crate::ir::Value;
 use crate::layers::{Context, Params, Phase};
+use crate::shard::{Axis, MODEL, Mesh};
 
 /// The static sizes of one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +22,12 @@ pub struct MoeShape {
     pub width: usize,
     /// Rows of the batch: `groups * tokens / sequences` is their length.
     pub sequences: usize,
+    /// The devices, of which this one has these groups.
+    pub mesh: Mesh,
 }
 
 impl MoeShape {
-    /// The sizes for `sequences` rows of `length` tokens.
+    /// The sizes for `sequences` rows of `length` tokens, as if there were no other device.
     pub fn new(
         config: &ModelConfig,
         router: &Router,
@@ -40,6 +43,7 @@ impl MoeShape {
             choices: router.experts_per_token().unwrap_or(config.moe.num_experts),
             width: config.d_model,
             sequences,
+            mesh: Mesh::default(),
         }
     }
 
@@ -49,7 +53,8 @@ impl MoeShape {
     }
 }
 
-/// What one sparse layer reports, beside its output.
+/// What one sparse layer reports, beside its output. Means over all tokens (or groups) of the batch come as this device's
+/// share of them: their sum over the devices of the batch is the mean.
 #[derive(Clone, Copy, Debug)]
 pub struct Stats {
     /// `f32[groups, experts]`: share of a group's choices for the expert, and its mean probability there.
@@ -127,6 +132,7 @@ pub fn apply(
     let input_shape = b.shape(x);
     let [batch, length] = [input_shape[0], input_shape[1]];
     let shape = MoeShape::new(cx.config, router, cx.phase, (batch, length));
+    let shape = MoeShape { mesh: cx.mesh, ..shape };
     let tokens = b.reshape(x, &[shape.groups, shape.tokens, shape.width])?;
     let real = b.reshape(real, &[shape.groups, shape.tokens])?;
     let real = match cx.config.padding {
@@ -139,13 +145,17 @@ pub fn apply(
         dispatch::plan(b, cx.config.moe.dispatch, &shape, &routing.slots, dtype)
     })?;
     let inputs = b.scoped("dispatch", |b| dispatch::dispatch(b, &shape, &plan, tokens))?;
+    // Slots go to the devices that have their experts, and back.
+    let inputs = b.scoped("dispatch", |b| cx.mesh.exchange(b, inputs, (0, 1), Axis::Expert))?;
     let outputs = b.scoped("experts", |b| experts::apply(b, cx, inputs))?;
+    let outputs = b.scoped("combine", |b| cx.mesh.exchange(b, outputs, (1, 0), Axis::Expert))?;
     let combined = b.scoped("combine", |b| dispatch::combine(b, &shape, &plan, outputs))?;
-    let mut output = b.reshape(combined, &input_shape)?;
+    let mut partial = b.reshape(combined, &input_shape)?;
     if cx.config.moe.shared_experts > 0 {
         let shared = b.scoped("shared_experts", |b| experts::apply_shared(b, cx, x))?;
-        output = b.add(output, shared)?;
+        partial = b.add(partial, shared)?;
     }
+    let output = b.scoped("combine", |b| cx.mesh.sum(b, partial, MODEL))?;
     let stats = Stats {
         fraction: routing.balance.fraction,
         probability: routing.balance.probability,

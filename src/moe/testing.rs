@@ -5,6 +5,7 @@ use crate::build::{BuildError, Builder};
 use crate::config::Router;
 use crate::eval::evaluate;
 use crate::ir::{Literal, TensorType, Value};
+use crate::shard::Mesh;
 
 /// Evaluates what `body` makes of the inputs.
 pub fn outputs(
@@ -24,7 +25,7 @@ pub fn shape(
     sequences: usize,
 ) -> MoeShape {
     let choices = router.experts_per_token().unwrap_or(experts);
-    MoeShape { groups, tokens, experts, capacity, choices, width: 2, sequences }
+    MoeShape { groups, tokens, experts, capacity, choices, width: 2, sequences, mesh: Mesh::default() }
 }
 
 /// Asserts that all elements are within `tolerance`.

@@ -9,6 +9,7 @@ use crate::config::{Dispatch, Exploration, ModelConfig, Placement, Priority, Rou
 use crate::grad::gradients;
 use crate::ir::{DType, Literal, TensorType, Value};
 use crate::layers::{Context, Phase, Weights};
+use crate::shard::Mesh;
 
 const GROUPS: usize = 2;
 const TOKENS: usize = 6;
@@ -93,7 +94,7 @@ fn routed<T>(
 ) -> Result<T, BuildError> {
     let (config, weights) = (ModelConfig::default(), Weights::default());
     let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-    let cx = Context { config: &config, phase: Phase::Train, weights: &weights, key };
+    let cx = Context { config: &config, mesh: Mesh::default(), phase: Phase::Train, weights: &weights, key };
     let bias = b.constant(Literal::new([EXPERTS], &[0.0, 0.3, -0.2, 0.1])?)?;
     let routing = from_logits(b, &cx, router, (x[1], Some(bias)), x[3], &layer_shape(router))?;
     body(b, &routing)
@@ -290,7 +291,13 @@ fn a_whole_layer_has_the_published_outputs_in_both_forms() {
                 b.constant(Literal::new(shape, &data)?)
             };
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context { config: &config, phase: Phase::Train, weights: &weights, key };
+            let cx = Context {
+                config: &config,
+                mesh: Mesh::default(),
+                phase: Phase::Train,
+                weights: &weights,
+                key,
+            };
             let logits = b.mul_scalar(x[0], 0.1)?;
             let real = constant(b, &[2, 8], &[1.0; 16])?;
             let routing = from_logits(b, &cx, &router, (logits, None), real, &shape)?;

@@ -1,7 +1,7 @@
 //! Adafactor as T5 uses it.
 
 use super::spec::{Factors, ParamSpec};
-use super::update::{Decay, Gradient, Scalars, Updated, moving_average};
+use super::update::{Decay, Gradient, Scalars, Updated, mean, moving_average};
 use crate::build::{BuildError, Builder};
 use crate::ir::{DType, Value};
 
@@ -63,7 +63,8 @@ impl Adafactor {
             _ => return Err(BuildError::Invalid(format!("optimizer: slots of `{}` are missing", spec.name))),
         };
         let size = self.step_size(b, spec, param, direction)?;
-        let size = b.unreduce(size, &spec.ty.shape, &spec.own_axes())?;
+        let shape = b.shape(direction);
+        let size = b.unreduce(size, &shape, &spec.own_axes())?;
         let mut change = b.mul(direction, size)?;
         if let (Some(beta1), Some(&momentum)) = (self.settings.beta1, slots.last()) {
             change = moving_average(b, momentum, change, beta1)?;
@@ -96,13 +97,16 @@ impl Adafactor {
         // The row moments have lost the largest axis.
         let second_in_row = if second > largest { second - 1 } else { second };
         let shape = b.shape(row);
-        let mean = b.mean(row, &[second_in_row])?;
+        let sum = b.sum(row, &[second_in_row])?;
+        let sum = self.scalars.mesh.sum(b, sum, spec.partition.axes_of(second))?;
+        let mean = b.mul_scalar(sum, 1.0 / spec.ty.shape[second].max(1) as f64)?;
         let mean = b.unreduce(mean, &shape, &[second_in_row])?;
         let relative = b.div(row, mean)?;
         let mut direction = grad;
+        let shape = b.shape(grad);
         for (moments, axis) in [(relative, largest), (col, second)] {
             let root = b.rsqrt(moments)?;
-            let root = b.unreduce(root, &spec.ty.shape, &[axis])?;
+            let root = b.unreduce(root, &shape, &[axis])?;
             direction = b.mul(direction, root)?;
         }
         Ok((direction, vec![row, col]))
@@ -130,24 +134,24 @@ impl Adafactor {
 
     /// The factor of `direction` per element of the stack: rate, parameter scale, and the clip of its root mean square.
     fn step_size(&self, b: &mut Builder, spec: &ParamSpec, param: Value, direction: Value) -> Built {
-        let rms = root_mean_square(b, spec, direction)?;
+        let rms = self.root_mean_square(b, spec, direction)?;
         let excess = b.mul_scalar(rms, 1.0 / self.settings.clip_threshold)?;
         let one = b.full_like(excess, 1.0)?;
         let excess = b.max(excess, one)?;
         let mut size = b.splat(self.scalars.rate, excess)?;
         if self.settings.multiply_by_parameter_scale {
-            let scale = root_mean_square(b, spec, param)?;
+            let scale = self.root_mean_square(b, spec, param)?;
             let least = b.full_like(scale, self.settings.epsilon2)?;
             let scale = b.max(scale, least)?;
             size = b.mul(size, scale)?;
         }
         b.div(size, excess)
     }
-}
 
-/// Over the own axes: one number per element of the stack.
-fn root_mean_square(b: &mut Builder, spec: &ParamSpec, x: Value) -> Built {
-    let squares = b.square(x)?;
-    let mean = b.mean(squares, &spec.own_axes())?;
-    b.sqrt(mean)
+    /// Over the own axes: one number per element of the stack.
+    fn root_mean_square(&self, b: &mut Builder, spec: &ParamSpec, x: Value) -> Built {
+        let squares = b.square(x)?;
+        let mean = mean(b, self.scalars.mesh, spec, squares, &spec.own_axes())?;
+        b.sqrt(mean)
+    }
 }

@@ -7,7 +7,8 @@
 //! | `adafactor`, `adamw` | the rules |
 //! | `schedule` | [`learning_rate`] by step |
 //!
-//! All arithmetic is in float32. Per tensor there are a few reductions, then one elementwise expression that a compiler
+//! A device updates what it holds of each tensor; means over axes that are split are summed over the devices, so that the
+//! numbers are those of the whole tensor. All arithmetic is in float32. Per tensor there are a few reductions, then one elementwise expression that a compiler
 //! makes one pass over memory.
 
 mod adafactor;
@@ -18,7 +19,7 @@ mod update;
 
 pub use schedule::learning_rate;
 pub use spec::{ParamSpec, Slot, slots};
-pub use update::{Update, update};
+pub use update::{Context, Update, update};
 
 #[cfg(test)]
 mod tests;

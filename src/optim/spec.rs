@@ -2,13 +2,17 @@
 
 use crate::config::OptimizerConfig;
 use crate::ir::{DType, TensorType};
+use crate::shard::Partition;
 
 /// What the optimizer must know of a parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamSpec {
     /// The path in the state, such as `encoder/blocks/moe/experts/wi`.
     pub name: String,
+    /// Of the whole tensor, on however many devices.
     pub ty: TensorType,
+    /// What of it each device holds.
+    pub partition: Partition,
     /// Number of leading axes that stack separate tensors (layers of a scan, experts): root mean squares and factored
     /// moments are taken per element of the stack.
     pub batch_axes: usize,
@@ -30,7 +34,9 @@ impl ParamSpec {
 pub struct Slot {
     /// `optimizer/<kind>/<parameter>`.
     pub name: String,
+    /// Of the whole tensor.
     pub ty: TensorType,
+    pub partition: Partition,
     /// Index of the parameter.
     pub param: usize,
 }
@@ -58,29 +64,42 @@ pub fn slots(config: &OptimizerConfig, params: &[ParamSpec]) -> Vec<Slot> {
     let of = |(param, spec): (usize, &ParamSpec)| {
         let slots = slots_of(config, spec).into_iter();
         let name = spec.name.clone();
-        slots.map(move |(kind, ty)| Slot { name: format!("optimizer/{kind}/{name}"), ty, param })
+        slots.map(move |Kind { kind, ty, partition }| Slot {
+            name: format!("optimizer/{kind}/{name}"),
+            ty,
+            partition,
+            param,
+        })
     };
     params.iter().enumerate().flat_map(of).collect()
 }
 
-/// Kind and type of each slot of one parameter.
-pub(super) fn slots_of(config: &OptimizerConfig, spec: &ParamSpec) -> Vec<(&'static str, TensorType)> {
-    let full = spec.ty.with_dtype(DType::F32);
-    let without = |axis: usize| {
-        let mut ty = full.clone();
+/// A slot of one parameter.
+#[derive(Debug, Clone)]
+pub(super) struct Kind {
+    pub kind: &'static str,
+    pub ty: TensorType,
+    pub partition: Partition,
+}
+
+/// The slots of one parameter.
+pub(super) fn slots_of(config: &OptimizerConfig, spec: &ParamSpec) -> Vec<Kind> {
+    let full = |kind| Kind { kind, ty: spec.ty.with_dtype(DType::F32), partition: spec.partition.clone() };
+    let without = |kind, axis: usize| {
+        let Kind { mut ty, partition, .. } = full(kind);
         ty.shape.remove(axis);
-        ty
+        Kind { kind, ty, partition: partition.without(axis) }
     };
     match config {
         OptimizerConfig::Adafactor { min_dim_size_to_factor, beta1, .. } => {
             let mut slots = match Factors::of(spec, *min_dim_size_to_factor) {
-                Some(f) => vec![("v_row", without(f.largest)), ("v_col", without(f.second))],
-                None => vec![("v", full.clone())],
+                Some(f) => vec![without("v_row", f.largest), without("v_col", f.second)],
+                None => vec![full("v")],
             };
-            slots.extend(beta1.map(|_| ("m", full)));
+            slots.extend(beta1.map(|_| full("m")));
             slots
         }
-        OptimizerConfig::AdamW { .. } => vec![("m", full.clone()), ("v", full)],
+        OptimizerConfig::AdamW { .. } => vec![full("m"), full("v")],
     }
 }
 
@@ -90,7 +109,14 @@ mod tests {
 
     fn spec(shape: &[usize], batch_axes: usize) -> ParamSpec {
         let ty = TensorType::new(DType::F32, shape);
-        ParamSpec { name: "w".into(), ty, batch_axes, factored: true, decay: true }
+        ParamSpec {
+            name: "w".into(),
+            ty,
+            partition: Partition::whole(),
+            batch_axes,
+            factored: true,
+            decay: true,
+        }
     }
 
     #[test]

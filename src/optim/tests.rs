@@ -5,12 +5,13 @@ use crate::build::{BuildError, Builder};
 use crate::config::{OptimizerConfig, Schedule};
 use crate::eval::evaluate;
 use crate::ir::{DType, Graph, Literal, Op, TensorType, optimize, verify};
+use crate::shard::{Mesh, Partition};
 
 const FLAT: Schedule = Schedule::Constant { rate: 0.01, warmup_steps: 0 };
 
 fn spec(shape: &[usize], batch_axes: usize) -> ParamSpec {
     let ty = TensorType::new(DType::F32, shape);
-    ParamSpec { name: "w".into(), ty, batch_axes, factored: true, decay: true }
+    ParamSpec { name: "w".into(), ty, partition: Partition::whole(), batch_axes, factored: true, decay: true }
 }
 
 fn adafactor(min_dim: usize, clip: Option<f64>, momentum: Option<f64>) -> OptimizerConfig {
@@ -41,7 +42,8 @@ fn program(config: &OptimizerConfig, schedule: &Schedule, specs: &[ParamSpec], g
     let graph = Builder::graph(&types, |b, x| {
         let (step, state) = x.split_last().unwrap();
         let (values, grads, slots) = (&state[..n], &state[n..2 * n], &state[2 * n..]);
-        let new = update(b, config, schedule, specs, values, grads, slots, *step)?;
+        let cx = Context { mesh: Mesh::default(), optimizer: config, schedule };
+        let new = update(b, &cx, specs, values, grads, slots, *step)?;
         Ok([new.params, new.slots, vec![new.learning_rate, new.grad_norm]].concat())
     });
     let graph = optimize(&graph.unwrap());
@@ -269,7 +271,8 @@ fn inputs_that_do_not_fit_are_refused() {
     let result = Builder::graph(&[TensorType::scalar(DType::S32)], |b, x| {
         let param = b.zeros(&TensorType::new(DType::F32, [3]))?;
         let one = [param];
-        update(b, &adamw(0.1, None), &FLAT, &[spec(&[3], 0)], &one, &one, &one, x[0])?;
+        let cx = Context { mesh: Mesh::default(), optimizer: &adamw(0.1, None), schedule: &FLAT };
+        update(b, &cx, &[spec(&[3], 0)], &one, &one, &one, x[0])?;
         Ok(vec![])
     });
     let Err(error @ BuildError::Invalid(_)) = result else { panic!("{result:?}") };

@@ -7,8 +7,18 @@ use super::spec::{Factors, ParamSpec, slots_of};
 use crate::build::{BuildError, Builder};
 use crate::config::{OptimizerConfig, Schedule};
 use crate::ir::{DType, TensorType, Value};
+use crate::shard::{Axis, Mesh};
+use std::collections::BTreeMap;
 
 type Built = Result<Value, BuildError>;
+
+/// The surroundings of an optimizer step.
+#[derive(Debug, Clone, Copy)]
+pub struct Context<'a> {
+    pub mesh: Mesh,
+    pub optimizer: &'a OptimizerConfig,
+    pub schedule: &'a Schedule,
+}
 
 /// What an optimizer step gives.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,9 +32,10 @@ pub struct Update {
     pub grad_norm: Value,
 }
 
-/// The scalars that all parameters share.
+/// What all parameters share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scalars {
+    pub mesh: Mesh,
     pub rate: Value,
     /// `step + 1` as `f32[]`.
     pub count: Value,
@@ -51,27 +62,26 @@ enum Rule {
 
 /// Adds one step of the optimizer to the program.
 ///
-/// `values` have the types of `params`; `grads` their shapes and any float type; `slots` are as [`super::slots`] lists them;
+/// `values` are the blocks of `params` that this device holds; `grads` their shapes and any float type; `slots` are as [`super::slots`] lists them;
 /// `step` is an integer scalar, 0 at the first step. Gradients are clipped by their global norm first, if the configuration
 /// says so. Errors: [`BuildError::Invalid`] if the inputs do not fit.
-#[expect(clippy::too_many_arguments, reason = "four lists of one program, each named at its call")]
 pub fn update(
     b: &mut Builder,
-    config: &OptimizerConfig,
-    schedule: &Schedule,
+    cx: &Context,
     params: &[ParamSpec],
     values: &[Value],
     grads: &[Value],
     slots: &[Value],
     step: Value,
 ) -> Result<Update, BuildError> {
-    check(b, config, params, (values, grads, slots))?;
-    let learning_rate = learning_rate(b, schedule, step)?;
-    let (gradients, grad_norm) = gradients(b, config, params, grads)?;
+    let config = cx.optimizer;
+    check(b, cx, params, (values, grads, slots))?;
+    let learning_rate = learning_rate(b, cx.schedule, step)?;
+    let (gradients, grad_norm) = gradients(b, cx, params, grads)?;
     let count = b.convert(step, DType::F32)?;
     let count = b.add_scalar(count, 1.0)?;
     let clip = clip_factor(b, config, grad_norm)?;
-    let rule = Rule::new(b, config, Scalars { rate: learning_rate, count, clip })?;
+    let rule = Rule::new(b, config, Scalars { mesh: cx.mesh, rate: learning_rate, count, clip })?;
     let mut result = Update { params: vec![], slots: vec![], learning_rate, grad_norm };
     let mut slots = slots;
     for ((spec, &value), gradient) in params.iter().zip(values).zip(gradients) {
@@ -151,29 +161,49 @@ fn factors(config: &OptimizerConfig, spec: &ParamSpec) -> Option<Factors> {
 /// The gradients in float32, not clipped yet, and their global norm.
 fn gradients(
     b: &mut Builder,
-    config: &OptimizerConfig,
+    cx: &Context,
     params: &[ParamSpec],
     grads: &[Value],
 ) -> Result<(Vec<Gradient>, Value), BuildError> {
-    let mut total = b.scalar(DType::F32, 0.0)?;
+    // Sums of squares, by the axes over which their tensors are split.
+    let mut sums: BTreeMap<Vec<Axis>, Value> = BTreeMap::new();
     let mut gradients = vec![];
     for (spec, &grad) in params.iter().zip(grads) {
         let value = b.convert(grad, DType::F32)?;
         let squares = b.square(value)?;
-        let (means, sum) = match factors(config, spec) {
+        let (means, sum, split) = match factors(cx.optimizer, spec) {
             // The row means that the moments need hold the sum already: no further pass over the gradient.
             Some(f) => {
-                let (row, col) = (b.mean(squares, &[f.largest])?, b.mean(squares, &[f.second])?);
+                let row = mean(b, cx.mesh, spec, squares, &[f.largest])?;
+                let col = mean(b, cx.mesh, spec, squares, &[f.second])?;
                 let sum = b.sum_all(row)?;
-                (Some((row, col)), b.mul_scalar(sum, spec.ty.shape[f.largest] as f64)?)
+                let sum = b.mul_scalar(sum, spec.ty.shape[f.largest] as f64)?;
+                (Some((row, col)), sum, spec.partition.without(f.largest).axes())
             }
-            None => (None, b.sum_all(squares)?),
+            None => (None, b.sum_all(squares)?, spec.partition.axes()),
         };
-        total = b.add(total, sum)?;
+        let sum = match sums.get(&split) {
+            Some(&before) => b.add(before, sum)?,
+            None => sum,
+        };
+        sums.insert(split, sum);
         gradients.push(Gradient { clipped: value, means });
+    }
+    let mut total = b.scalar(DType::F32, 0.0)?;
+    for (axes, sum) in sums {
+        let sum = cx.mesh.sum(b, sum, &axes)?;
+        total = b.add(total, sum)?;
     }
     let norm = b.sqrt(total)?;
     Ok((gradients, b.name(norm, "grad_norm", &[])))
+}
+
+/// The mean over dimensions `dims` of the whole tensor, from the block `x` that this device holds.
+pub(super) fn mean(b: &mut Builder, mesh: Mesh, spec: &ParamSpec, x: Value, dims: &[usize]) -> Built {
+    let count: usize = dims.iter().map(|&dim| spec.ty.shape[dim]).product();
+    let sum = b.sum(x, dims)?;
+    let sum = mesh.sum(b, sum, &spec.partition.axes_of_all(dims))?;
+    b.mul_scalar(sum, 1.0 / count.max(1) as f64)
 }
 
 /// `limit / max(norm, limit)`: 1 below the limit, not a number where the norm is not.
@@ -217,13 +247,17 @@ impl Decay {
 
 fn check(
     b: &Builder,
-    config: &OptimizerConfig,
+    cx: &Context,
     params: &[ParamSpec],
     (values, grads, slots): (&[Value], &[Value], &[Value]),
 ) -> Result<(), BuildError> {
-    let types: Vec<TensorType> = params.iter().map(|spec| spec.ty.clone()).collect();
-    let slot_types: Vec<TensorType> =
-        params.iter().flat_map(|spec| slots_of(config, spec)).map(|(_, ty)| ty).collect();
+    let types: Vec<TensorType> =
+        params.iter().map(|spec| spec.partition.block(&cx.mesh, &spec.ty)).collect::<Result<_, _>>()?;
+    let slot_types: Vec<TensorType> = params
+        .iter()
+        .flat_map(|spec| slots_of(cx.optimizer, spec))
+        .map(|slot| slot.partition.block(&cx.mesh, &slot.ty))
+        .collect::<Result<_, _>>()?;
     same("parameter", &b.types(values), &types)?;
     same("slot", &b.types(slots), &slot_types)?;
     // Any float type will do for a gradient.

@@ -36,17 +36,17 @@ pub(super) fn forward(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
         let cross_entropy = per_token(b, losses.cross_entropy, losses.tokens)?;
         let loss = total(b, &losses)?;
         let mut outputs = vec![
-            Output::Plain("logits".into(), logits),
+            Output::Rows("logits".into(), logits, 0),
             Output::Plain("loss".into(), loss),
             Output::Plain("cross_entropy".into(), cross_entropy),
         ];
         if let Some(memory) = forward.memory {
-            outputs.push(Output::Plain("encoder_states".into(), memory));
+            outputs.push(Output::Rows("encoder_states".into(), memory, 0));
         }
-        outputs.push(Output::Plain("decoder_states".into(), forward.hidden));
+        outputs.push(Output::Rows("decoder_states".into(), forward.hidden, 0));
         for (side, stats) in &forward.stats {
             // `s32[sparse layers, batch, length, choices]`, -1 where the choice was dropped.
-            outputs.push(Output::Plain(format!("{}/decisions", side.name()), stats.decisions));
+            outputs.push(Output::Rows(format!("{}/decisions", side.name()), stats.decisions, 1));
         }
         let named = LAYER_METRICS.iter().zip(losses.layers);
         outputs.extend(named.map(|(name, value)| Output::Plain(format!("layers/{name}"), value)));
@@ -69,11 +69,15 @@ pub(super) fn gradients(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
         let (losses, _) = loss::losses(b, a.config, cx, a.params, batch, None)?;
         let loss = total(b, &losses)?;
         let params: Vec<Value> =
-            a.params.iter().map(|def| cx.weights.path(&def.name)).collect::<Result<_, _>>()?;
-        let grads = grad::gradients(b, loss, &params)?;
-        let named = a.params.iter().zip(grads);
-        let named = named.map(|(def, grad)| Output::Plain(format!("gradients/{}", def.name), grad));
-        Ok([Output::Plain("loss".into(), loss)].into_iter().chain(named).collect())
+            a.params.iter().map(|def| cx.weights.block(&def.name)).collect::<Result<_, _>>()?;
+        let share = b.mul_scalar(loss, 1.0 / cx.mesh.num_replicas() as f64)?;
+        let grads = grad::gradients(b, share, &params)?;
+        let mut outputs = vec![Output::Plain("loss".into(), loss)];
+        for (def, grad) in a.params.iter().zip(grads) {
+            let grad = cx.mesh.sum(b, grad, &def.partition.copied())?;
+            outputs.push(Output::Block(format!("gradients/{}", def.name), grad, def.partition.clone()));
+        }
+        Ok(outputs)
     })
 }
 
@@ -93,7 +97,8 @@ fn with_network(
     let batch = a.batch(a.config.batch.sequences_per_microbatch())?;
     // Evaluation draws no random numbers.
     let key = a.b.zeros(&TensorType::new(DType::U32, [2]))?;
-    let cx = Context { config: &a.config.model, phase: Phase::Eval, weights: &weights, key };
+    let (config, mesh) = (&a.config.model, a.config.mesh);
+    let cx = Context { config, mesh, phase: Phase::Eval, weights: &weights, key };
     let known = Known { config: a.config, params: &a.layout.params };
     body(&mut a.b, &cx, known, batch)
 }

@@ -18,14 +18,26 @@ pub(super) fn prefill(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     match config.architecture {
         Architecture::EncoderDecoder => {
             let inputs = a.input("inputs", rows(DType::S32, shape.inputs), Role::Input)?;
-            let cx = Context { config, phase: Phase::Eval, weights: &weights, key: no_key(&mut a.b)? };
+            let cx = Context {
+                config,
+                mesh: a.config.mesh,
+                phase: Phase::Eval,
+                weights: &weights,
+                key: no_key(&mut a.b)?,
+            };
             let cache = prefill_encoder(&mut a.b, &cx, &a.layout.params, shape, inputs)?;
             outputs(a, &cache)
         }
         Architecture::DecoderOnly => {
             let tokens = a.input("prompt", rows(DType::S32, shape.slots), Role::Input)?;
             let real = a.input("prompt_real", rows(DType::F32, shape.slots), Role::Input)?;
-            let cx = Context { config, phase: Phase::Eval, weights: &weights, key: no_key(&mut a.b)? };
+            let cx = Context {
+                config,
+                mesh: a.config.mesh,
+                phase: Phase::Eval,
+                weights: &weights,
+                key: no_key(&mut a.b)?,
+            };
             let prompt = Prompt { tokens, real };
             let (cache, hidden) = prefill_decoder(&mut a.b, &cx, &a.layout.params, prompt)?;
             let logits = token_logits(&mut a.b, &cx, hidden)?;
@@ -50,7 +62,13 @@ pub(super) fn decode_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     }
     let token = a.input("token", TensorType::new(DType::S32, [shape.batch]), Role::Input)?;
     let slot = a.input("slot", TensorType::scalar(DType::S32), Role::Input)?;
-    let cx = Context { config: &config, phase: Phase::Eval, weights: &weights, key: no_key(&mut a.b)? };
+    let cx = Context {
+        config: &config,
+        mesh: a.config.mesh,
+        phase: Phase::Eval,
+        weights: &weights,
+        key: no_key(&mut a.b)?,
+    };
     let (cache, hidden) = decode(&mut a.b, &cx, &a.layout.params, Cache::new(cache), (token, slot))?;
     let logits = token_logits(&mut a.b, &cx, hidden)?;
     let mut outputs = outputs(a, &cache)?;

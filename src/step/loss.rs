@@ -7,12 +7,13 @@ use crate::layers::vocabulary::Teacher;
 use crate::layers::{Context, ParamDef, attention, embedding};
 use crate::model::{self, Batch, Forward};
 use crate::moe::Stats;
+use crate::shard::{BATCH, Mesh};
 
 /// Per-layer statistics, in this order: scalars per layer first, then the load.
 pub(super) const LAYER_METRICS: [&str; 6] =
     ["load_balancing_loss", "router_z_loss", "dropped", "dropped_choices", "router_entropy", "expert_load"];
 
-/// Sums over the tokens of a batch, and means over sparse layers' tokens.
+/// Sums over the tokens of a batch, and means over sparse layers' tokens: of all devices, the same on each of them.
 pub(super) struct Losses {
     /// Sum over tokens, differentiable.
     pub objective: Value,
@@ -30,6 +31,25 @@ pub(super) struct Losses {
     pub auxiliary: Option<Value>,
     /// Each `f32[sparse layers]`, the load `f32[sparse layers, experts]`; empty for a dense model.
     pub layers: Vec<Value>,
+}
+
+impl Losses {
+    /// From the parts of each device to those of all.
+    fn over_devices(self, b: &mut Builder, mesh: Mesh) -> Result<Self, BuildError> {
+        let mut sum = |x: Value| mesh.sum(b, x, BATCH);
+        Ok(Self {
+            objective: sum(self.objective)?,
+            cross_entropy: sum(self.cross_entropy)?,
+            z_loss: sum(self.z_loss)?,
+            soft_cross_entropy: sum(self.soft_cross_entropy)?,
+            correct: sum(self.correct)?,
+            tokens: sum(self.tokens)?,
+            sequences: sum(self.sequences)?,
+            exact: sum(self.exact)?,
+            auxiliary: self.auxiliary.map(&mut sum).transpose()?,
+            layers: self.layers.into_iter().map(sum).collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 /// Builds the network and its losses.
@@ -57,6 +77,7 @@ pub(super) fn losses(
         auxiliary: auxiliary(b, config, &forward, &layers)?,
         layers,
     };
+    let losses = losses.over_devices(b, config.mesh)?;
     Ok((losses, forward))
 }
 
@@ -87,7 +108,7 @@ fn count_exact(b: &mut Builder, forward: &Forward, hits: Value) -> Result<(Value
     Ok((count(filled)?, count(exact)?))
 }
 
-/// The statistics of all sparse layers, encoder first.
+/// This device's share of the statistics of all sparse layers, encoder first.
 fn layer_metrics(b: &mut Builder, forward: &Forward) -> Result<Vec<Value>, BuildError> {
     if forward.stats.is_empty() {
         return Ok(vec![]);
@@ -108,7 +129,7 @@ fn layer_metrics(b: &mut Builder, forward: &Forward) -> Result<Vec<Value>, Build
         .collect()
 }
 
-/// The auxiliary losses of all sparse layers with their coefficients: a scalar, or none for a dense model.
+/// This device's share of the auxiliary losses of all sparse layers with their coefficients: a scalar, or none for a dense model.
 fn auxiliary(
     b: &mut Builder,
     config: &RunConfig,
@@ -120,7 +141,7 @@ fn auxiliary(
     let [balance, z] = match moe.aggregation {
         Aggregation::Sum => [b.sum_all(balance)?, b.sum_all(z)?],
         Aggregation::Mean => [b.mean_all(balance)?, b.mean_all(z)?],
-        Aggregation::Pooled => pooled(b, forward)?,
+        Aggregation::Pooled => pooled(b, config.mesh, forward)?,
     };
     let balance = b.mul_scalar(balance, moe.load_balancing_coef)?;
     let z = b.mul_scalar(z, moe.z_loss_coef)?;
@@ -128,7 +149,7 @@ fn auxiliary(
 }
 
 /// The load-balancing loss and the z-loss, each stack's layers taken for one layer, summed over stacks.
-fn pooled(b: &mut Builder, forward: &Forward) -> Result<[Value; 2], BuildError> {
+fn pooled(b: &mut Builder, mesh: Mesh, forward: &Forward) -> Result<[Value; 2], BuildError> {
     let zero = b.scalar(DType::F32, 0.0)?;
     let mut sums = [zero, zero];
     for (_, stats) in &forward.stats {
@@ -137,8 +158,8 @@ fn pooled(b: &mut Builder, forward: &Forward) -> Result<[Value; 2], BuildError> 
         let product = b.mul(fraction, probability)?;
         let mean = b.mean_all(product)?;
         let experts = b.shape(product)[1] as f64;
-        // E * sum over experts, mean over groups.
-        let balance = b.mul_scalar(mean, experts * experts)?;
+        // E * sum over experts, mean over the groups of all devices.
+        let balance = b.mul_scalar(mean, experts * experts / mesh.batch_parts() as f64)?;
         let z = b.mean_all(stats.z_loss)?;
         sums = [b.add(sums[0], balance)?, b.add(sums[1], z)?];
     }

@@ -4,8 +4,10 @@ use super::{evaluate, generate, init, state::Layout, teacher::Network, train};
 use crate::build::{BuildError, Builder};
 use crate::config::{Architecture, RunConfig};
 use crate::ir::{DType, Graph, TensorType, Value};
-use crate::layers::Weights;
+use crate::layers::{ParamDef, Weights};
 use crate::model::{Batch, Segments};
+use crate::optim::Slot;
+use crate::shard::{BATCH, Partition};
 use serde::{Deserialize, Serialize};
 
 /// The names of all programs.
@@ -18,10 +20,15 @@ const ON_REQUEST: &str = "gradients";
 /// The program of a training step with a teacher.
 pub const DISTILL_STEP: &str = "distill_step";
 
-/// The programs that an artifact has unless it is asked for others: one more with a teacher.
+/// The programs of generation, which runs on one device.
+const ON_ONE_DEVICE: [&str; 2] = ["prefill", "decode_step"];
+
+/// The programs that an artifact has unless it is asked for others: one more with a teacher, and on a mesh none of generation.
 pub fn programs(config: &RunConfig) -> Vec<&'static str> {
     let distill = config.distillation.teacher.as_ref().map(|_| DISTILL_STEP);
-    PROGRAMS.into_iter().filter(|name| *name != ON_REQUEST).chain(distill).collect()
+    let alone = config.mesh.num_replicas() == 1;
+    let wanted = |name: &&str| *name != ON_REQUEST && (alone || !ON_ONE_DEVICE.contains(name));
+    PROGRAMS.into_iter().filter(wanted).chain(distill).collect()
 }
 
 /// What an input or output is.
@@ -42,7 +49,12 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Port {
     pub name: String,
+    /// What one device takes or returns.
     pub ty: TensorType,
+    /// How that is a part of the whole.
+    pub partition: Partition,
+    /// Of the rows of a batch: parts that follow one another, each of which is split over the devices for itself.
+    pub microbatches: usize,
     pub role: Role,
     /// Of an output: the input whose buffer it takes over.
     pub alias: Option<usize>,
@@ -56,8 +68,8 @@ impl Role {
 }
 
 impl Port {
-    fn new(name: &str, ty: TensorType, role: Role) -> Self {
-        Self { name: name.into(), ty, role, alias: None }
+    fn new(name: &str, ty: TensorType, partition: Partition, role: Role) -> Self {
+        Self { name: name.into(), ty, partition, microbatches: 1, role, alias: None }
     }
 }
 
@@ -96,67 +108,111 @@ pub(super) struct Assembly<'a> {
     inputs: Vec<Port>,
 }
 
-/// A result and its name; what stays on the device aliases the input of that name.
+/// A result and its name.
 pub(super) enum Output {
+    /// Aliases the state input of that name.
     State(String, Value),
+    /// Aliases the cache input of that name.
     Cache(String, Value),
+    /// The same on every device.
     Plain(String, Value),
+    /// Its dimension of this number is that of the rows of the batch.
+    Rows(String, Value, usize),
+    /// What this device has of a tensor that is divided so.
+    Block(String, Value, Partition),
 }
 
 impl Assembly<'_> {
+    /// An input that every device takes whole.
     pub fn input(&mut self, name: &str, ty: TensorType, role: Role) -> Result<Value, BuildError> {
-        self.inputs.push(Port::new(name, ty.clone(), role));
-        self.b.parameter(ty)
+        let partition = Partition::whole();
+        self.split_input(name, ty, partition, role)
+    }
+
+    /// An input of the type `ty` as a whole, of which every device takes its block.
+    fn split_input(
+        &mut self,
+        name: &str,
+        ty: TensorType,
+        partition: Partition,
+        role: Role,
+    ) -> Result<Value, BuildError> {
+        let block = partition.block(&self.config.mesh, &ty)?;
+        self.inputs.push(Port::new(name, block.clone(), partition, role));
+        self.b.parameter(block)
     }
 
     /// Inputs for all parameters, by name and in order.
     pub fn params(&mut self) -> Result<Vec<Value>, BuildError> {
         let layout = self.layout;
-        layout.params.iter().map(|def| self.input(&def.name, def.ty(), Role::State)).collect()
+        let input =
+            |def: &ParamDef| self.split_input(&def.name, def.ty(), def.partition.clone(), Role::State);
+        layout.params.iter().map(input).collect()
+    }
+
+    /// Inputs for all optimizer slots, by name and in order.
+    pub fn slots(&mut self) -> Result<Vec<Value>, BuildError> {
+        let layout = self.layout;
+        let input =
+            |slot: &Slot| self.split_input(&slot.name, slot.ty.clone(), slot.partition.clone(), Role::State);
+        layout.slots.iter().map(input).collect()
     }
 
     /// The same values, to be found by layers.
     pub fn weights(&self, values: &[Value]) -> Weights {
-        Weights::new(self.layout.params.iter().map(|def| def.name.clone()).zip(values.iter().copied()))
+        Weights::new(self.config.mesh, self.layout.params.iter().zip(values.iter().copied()))
     }
 
-    /// The token inputs for `sequences` rows, with the numbers of their examples where rows hold several.
+    /// The token inputs for `sequences` rows on all devices, with the numbers of their examples where rows hold several.
     pub fn batch(&mut self, sequences: usize) -> Result<Batch, BuildError> {
-        let sizes = &self.config.batch;
-        let tokens = |length: usize| TensorType::new(DType::S32, [sequences, length]);
-        let (inputs, targets) = (tokens(sizes.input_length), tokens(sizes.target_length));
+        let sizes = self.config.batch;
         let inputs = match self.config.model.architecture {
-            Architecture::EncoderDecoder => Some(self.input("inputs", inputs, Role::Input)?),
+            Architecture::EncoderDecoder => Some(self.rows("inputs", sequences, sizes.input_length)?),
             Architecture::DecoderOnly => None,
         };
-        let targets = self.input("targets", targets, Role::Input)?;
+        let targets = self.rows("targets", sequences, sizes.target_length)?;
         let segments = match sizes.packing {
             true => Some(Segments {
-                inputs: inputs.map(|x| self.input_like("input_segments", x)).transpose()?,
-                targets: self.input_like("target_segments", targets)?,
+                inputs: inputs
+                    .map(|_| self.rows("input_segments", sequences, sizes.input_length))
+                    .transpose()?,
+                targets: self.rows("target_segments", sequences, sizes.target_length)?,
             }),
             false => None,
         };
         Ok(Batch { inputs, targets, segments })
     }
 
-    fn input_like(&mut self, name: &str, x: Value) -> Result<Value, BuildError> {
-        let ty = self.b.ty(x).clone();
-        self.input(name, ty, Role::Input)
+    /// An input `s32[sequences, length]`, of which every device takes its rows of each microbatch.
+    fn rows(&mut self, name: &str, sequences: usize, length: usize) -> Result<Value, BuildError> {
+        let ty = TensorType::new(DType::S32, [sequences, length]);
+        let value = self.split_input(name, ty, Partition::whole().split(0, BATCH), Role::Input)?;
+        let microbatches = sequences / self.config.batch.sequences_per_microbatch().max(1);
+        if let Some(port) = self.inputs.last_mut() {
+            port.microbatches = microbatches.max(1);
+        }
+        Ok(value)
     }
 
     fn finish(self, name: &'static str, outputs: Vec<Output>) -> Program {
         let mut ports = vec![];
         let mut values = vec![];
         for output in outputs {
-            let (name, value, role) = match output {
-                Output::State(name, value) => (name, value, Role::State),
-                Output::Cache(name, value) => (name, value, Role::Cache),
-                Output::Plain(name, value) => (name, value, Role::Output),
+            let whole = Partition::whole();
+            let (name, value, role, partition) = match output {
+                Output::State(name, value) => {
+                    let partition = self.layout.partition(&name).unwrap_or(whole);
+                    (name, value, Role::State, partition)
+                }
+                Output::Cache(name, value) => (name, value, Role::Cache, whole),
+                Output::Plain(name, value) => (name, value, Role::Output, whole),
+                Output::Rows(name, value, dim) => (name, value, Role::Output, whole.split(dim, BATCH)),
+                Output::Block(name, value, partition) => (name, value, Role::Output, partition),
             };
+            let ty = self.b.ty(value).clone();
             let same = |port: &Port| port.role == role && port.name == name;
             let alias = if role.stays() { self.inputs.iter().position(same) } else { None };
-            ports.push(Port { alias, ..Port::new(&name, self.b.ty(value).clone(), role) });
+            ports.push(Port { alias, ..Port::new(&name, ty, partition, role) });
             values.push(value);
         }
         Program { name, graph: self.b.finish(&values), inputs: self.inputs, outputs: ports }

@@ -5,12 +5,23 @@ use crate::ir::{DType, TensorType};
 use crate::layers::ParamDef;
 use crate::model;
 use crate::optim::{self, ParamSpec, Slot};
+use crate::shard::{Mesh, Partition};
 
 /// One tensor of the state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StateTensor {
     pub name: String,
+    /// Of the whole tensor, on however many devices.
     pub ty: TensorType,
+    /// What of it each device holds.
+    pub partition: Partition,
+}
+
+impl StateTensor {
+    /// Bytes of what one device holds.
+    pub fn bytes_per_device(&self, mesh: &Mesh) -> u64 {
+        (self.ty.size_bytes() / mesh.parts(&self.partition.axes())) as u64
+    }
 }
 
 /// The parts of the state of one run.
@@ -26,13 +37,18 @@ pub struct Layout {
 impl Layout {
     /// The parts for a configuration.
     pub fn new(config: &RunConfig) -> Self {
-        let params = model::declare(&config.model);
+        let mut params = model::declare(&config.model);
+        if config.mesh.shard_state {
+            let trained = params.iter_mut().filter(|def| def.trained);
+            trained.for_each(|def| def.split_over_data(&config.mesh));
+        }
         let specs: Vec<ParamSpec> = params
             .iter()
             .filter(|def| def.trained)
             .map(|def| ParamSpec {
                 name: def.name.clone(),
                 ty: def.ty(),
+                partition: def.partition.clone(),
                 batch_axes: def.batch_axes,
                 factored: def.factored,
                 decay: def.decay,
@@ -42,13 +58,25 @@ impl Layout {
         Self { params, specs, slots }
     }
 
+    /// The partition of a parameter or slot.
+    pub fn partition(&self, name: &str) -> Option<Partition> {
+        let params = self.params.iter().map(|def| (&def.name, &def.partition));
+        let mut all = params.chain(self.slots.iter().map(|slot| (&slot.name, &slot.partition)));
+        all.find(|(found, _)| *found == name).map(|(_, partition)| partition.clone())
+    }
+
     /// Parameters, optimizer slots, the step `s32[]`, the random key `u32[2]`.
     pub fn tensors(&self) -> Vec<StateTensor> {
-        let tensor = |name: &str, ty: TensorType| StateTensor { name: name.into(), ty };
-        let params = self.params.iter().map(|def| tensor(&def.name, def.ty()));
-        let slots = self.slots.iter().map(|slot| tensor(&slot.name, slot.ty.clone()));
+        let tensor = |name: &str, ty: TensorType, partition: &Partition| StateTensor {
+            name: name.into(),
+            ty,
+            partition: partition.clone(),
+        };
+        let params = self.params.iter().map(|def| tensor(&def.name, def.ty(), &def.partition));
+        let slots = self.slots.iter().map(|slot| tensor(&slot.name, slot.ty.clone(), &slot.partition));
+        let whole = |name: &str, ty: TensorType| tensor(name, ty, &Partition::whole());
         let rest =
-            [tensor("step", TensorType::scalar(DType::S32)), tensor("key", TensorType::new(DType::U32, [2]))];
+            [whole("step", TensorType::scalar(DType::S32)), whole("key", TensorType::new(DType::U32, [2]))];
         params.chain(slots).chain(rest).collect()
     }
 }

@@ -7,6 +7,7 @@ use crate::ir::{DType, Direction, TensorType, Value};
 use crate::layers::vocabulary::{self, Teacher};
 use crate::layers::{Context, ParamDef, Phase, Weights};
 use crate::model::{self, Batch};
+use crate::shard::Mesh;
 
 /// What stands before the names of the teacher's parameters in the state; they are no part of the student's.
 pub const PREFIX: &str = "teacher/";
@@ -39,9 +40,11 @@ impl Network {
         batch: Batch,
         share: Value,
     ) -> Result<Teacher, BuildError> {
-        let weights = Weights::new(self.defs.iter().map(|def| def.name.clone()).zip(params.iter().copied()));
+        // Each device has the whole teacher, and asks it about its own rows.
+        let mesh = Mesh::default();
+        let weights = Weights::new(mesh, self.defs.iter().zip(params.iter().copied()));
         let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-        let cx = Context { config: &self.config, phase: Phase::Eval, weights: &weights, key };
+        let cx = Context { config: &self.config, mesh, phase: Phase::Eval, weights: &weights, key };
         let forward = model::forward(b, &cx, &self.defs, batch)?;
         let [hidden, head] = vocabulary::teacher(b, &cx, forward.hidden)?;
         Ok(Teacher { hidden, head, share, temperature: self.temperature })

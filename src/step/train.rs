@@ -10,7 +10,8 @@ use crate::grad;
 use crate::ir::{DType, TensorType, Value};
 use crate::layers::{Context, ParamDef, Phase, Weights};
 use crate::model::{self, Batch};
-use crate::optim;
+use crate::optim::{self, ParamSpec};
+use crate::shard::{BATCH, Mesh};
 
 /// Numbers that a step sums over tokens.
 const NUM_SUMS: usize = 5;
@@ -21,11 +22,7 @@ const NUM_SUMS: usize = 5;
 pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Output>, BuildError> {
     let params = a.params()?;
     let layout = a.layout;
-    let slots: Vec<Value> = layout
-        .slots
-        .iter()
-        .map(|slot| a.input(&slot.name, slot.ty.clone(), Role::State))
-        .collect::<Result<_, _>>()?;
+    let slots = a.slots()?;
     let step = a.input("step", TensorType::scalar(DType::S32), Role::State)?;
     let key = a.input("key", TensorType::new(DType::U32, [2]), Role::State)?;
     let teacher_params = teacher.as_ref().map_or(Ok(vec![]), |teacher| teacher.params(a))?;
@@ -37,6 +34,7 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
     let step_key = b.fold_in_value(key, step_bits)?;
     let weights = model::target_weights(b, &config.model, batch)?;
     let tokens = b.sum_all(weights)?;
+    let tokens = config.mesh.sum(b, tokens, BATCH)?;
     let share = teacher::share(b, &config.distillation, step)?;
     let lesson = teacher.as_ref().map(|network| Lesson { network, params: &teacher_params, share });
     let inputs = Micro { config, defs: &layout.params, params: &params, key: step_key, tokens, lesson };
@@ -45,9 +43,12 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
         n => inputs.accumulated(b, batch, n)?,
     };
     let (grads, metrics) = sums.split_at(layout.specs.len());
+    let grads = b.scoped("gradients", |b| over_devices(b, config.mesh, &layout.specs, grads))?;
     let weights = trained(&layout.params, &params);
     let update = b.scoped("optimizer", |b| {
-        optim::update(b, &config.optimizer, &config.schedule, &layout.specs, &weights, grads, &slots, step)
+        let cx =
+            optim::Context { mesh: config.mesh, optimizer: &config.optimizer, schedule: &config.schedule };
+        optim::update(b, &cx, &layout.specs, &weights, &grads, &slots, step)
     })?;
 
     let mut outputs = vec![];
@@ -76,6 +77,17 @@ fn trained(defs: &[ParamDef], values: &[Value]) -> Vec<Value> {
     defs.iter().zip(values).filter(|(def, _)| def.trained).map(|(_, &value)| value).collect()
 }
 
+/// Sums the gradients of each parameter over the devices that hold copies of it: each has a part of the cotangent.
+fn over_devices(
+    b: &mut Builder,
+    mesh: Mesh,
+    specs: &[ParamSpec],
+    grads: &[Value],
+) -> Result<Vec<Value>, BuildError> {
+    let sum = |(spec, &grad): (&ParamSpec, &Value)| mesh.sum(b, grad, &spec.partition.copied());
+    specs.iter().zip(grads).map(sum).collect()
+}
+
 /// What every microbatch needs.
 struct Micro<'a> {
     config: &'a RunConfig,
@@ -98,9 +110,10 @@ struct Lesson<'a> {
 impl Micro<'_> {
     /// Gradients of all trained parameters, then the metrics that are summed over microbatches.
     fn gradients(&self, b: &mut Builder, batch: Batch) -> Result<Vec<Value>, BuildError> {
-        let weights = Weights::new(self.defs.iter().map(|d| d.name.clone()).zip(self.params.iter().copied()));
-        let cx =
-            Context { config: &self.config.model, phase: Phase::Train, weights: &weights, key: self.key };
+        let mesh = self.config.mesh;
+        let weights = Weights::new(mesh, self.defs.iter().zip(self.params.iter().copied()));
+        let config = &self.config.model;
+        let cx = Context { config, mesh, phase: Phase::Train, weights: &weights, key: self.key };
         let teacher = match self.lesson {
             Some(Lesson { network, params, share }) => Some(network.predict(b, params, batch, share)?),
             None => None,
@@ -114,7 +127,9 @@ impl Micro<'_> {
             let auxiliary = b.mul_scalar(auxiliary, share)?;
             total = b.add(total, auxiliary)?;
         }
-        let grads = grad::gradients(b, total, &trained(self.defs, self.params))?;
+        // Derivatives are those of the sum over all devices, each of which has the whole loss.
+        let share = b.mul_scalar(total, 1.0 / mesh.num_replicas() as f64)?;
+        let grads = grad::gradients(b, share, &trained(self.defs, self.params))?;
         let Losses { cross_entropy, z_loss, correct, soft_cross_entropy, .. } = losses;
         let sums = vec![total, cross_entropy, z_loss, correct, soft_cross_entropy];
         Ok([grads, sums, layers].concat())

@@ -1,12 +1,14 @@
-//! A model on a device: compiled programs, and the state that stays there between calls.
+//! A model on devices: compiled programs, and the state that stays there between calls.
 
 use crate::artifact::{Artifact, PortSpec, ProgramSpec};
 use crate::hlo;
 use crate::ir::{Literal, TensorType};
 use crate::runtime::{
-    Argument, Backend, CompileOptions, DeviceBuffer, DeviceMemory, Executable, RuntimeError,
+    Argument, Backend, CompileOptions, DeviceBuffer, DeviceMemory, Executable, PendingLiteral, RuntimeError,
 };
-use crate::step::Role;
+use crate::shard::{Mesh, Partition, PartitionError, Placement};
+use crate::step::{Role, StateTensor};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,12 @@ pub enum SessionError {
     NotFinite { name: String },
     #[error("there is no state yet: initialise or restore it first")]
     NoState,
+    #[error("`{name}` cannot be divided among the devices")]
+    Divided {
+        name: String,
+        #[source]
+        source: PartitionError,
+    },
     #[error("program `{program}`")]
     Runtime {
         program: String,
@@ -38,22 +46,28 @@ pub enum SessionError {
 /// Named host values.
 pub type Named = Vec<(String, Literal)>;
 
-/// An artifact with a backend to run it on.
+/// An artifact with a backend to run it on, on as many devices as its mesh has.
+///
+/// Values come and go whole: what each device holds of them is cut and joined here.
 pub struct Session {
     backend: Box<dyn Backend>,
     artifact: Artifact,
     executables: BTreeMap<String, Box<dyn Executable>>,
-    state: BTreeMap<String, DeviceBuffer>,
+    /// What each device holds of each tensor.
+    state: BTreeMap<String, Vec<DeviceBuffer>>,
+    layout: Vec<StateTensor>,
     compile_time: Duration,
 }
 
 impl Session {
     pub fn new(backend: Box<dyn Backend>, artifact: Artifact) -> Self {
+        let layout = crate::step::layout(&artifact.manifest.config);
         Self {
             backend,
             artifact,
             executables: BTreeMap::new(),
             state: BTreeMap::new(),
+            layout,
             compile_time: Duration::ZERO,
         }
     }
@@ -74,8 +88,21 @@ impl Session {
 
     /// Names and types of the training state, in order.
     pub fn state_layout(&self) -> Vec<(String, TensorType)> {
-        let layout = crate::step::layout(&self.artifact.manifest.config);
-        layout.into_iter().map(|t| (t.name, t.ty)).collect()
+        self.layout.iter().map(|t| (t.name.clone(), t.ty.clone())).collect()
+    }
+
+    fn mesh(&self) -> Mesh {
+        self.artifact.manifest.config.mesh
+    }
+
+    fn num_replicas(&self) -> usize {
+        self.mesh().num_replicas()
+    }
+
+    /// How a tensor of the state is divided; what is no part of the training state, such as a teacher, is whole on each device.
+    fn partition(&self, name: &str) -> Partition {
+        let found = self.layout.iter().find(|tensor| tensor.name == name);
+        found.map_or_else(Partition::whole, |tensor| tensor.partition.clone())
     }
 
     /// Checks that the artifact has these programs. Errors: [`SessionError::NoProgram`].
@@ -97,7 +124,7 @@ impl Session {
         let start = Instant::now();
         let executable = self
             .backend
-            .compile(&hlo::encode(module), &CompileOptions::default())
+            .compile(&hlo::encode(module), &CompileOptions { num_replicas: self.num_replicas() })
             .map_err(|source| SessionError::Runtime { program: name.into(), source })?;
         self.compile_time += start.elapsed();
         self.executables.insert(name.into(), executable);
@@ -109,7 +136,7 @@ impl Session {
         SessionError::NoProgram { name: name.into(), found }
     }
 
-    /// Makes the first state on the device.
+    /// Makes the first state on the devices.
     pub fn init(&mut self, seed: u64) -> Result<(), SessionError> {
         let words = [(seed >> 32) as u32, seed as u32];
         let seed = Literal::from_bytes(TensorType::new(crate::ir::DType::U32, [2]), words_bytes(words));
@@ -120,17 +147,72 @@ impl Session {
         Ok(())
     }
 
-    /// Puts one tensor of the state on the device.
+    /// Puts one tensor of the state on the devices.
     pub fn set_state(&mut self, name: &str, value: &Literal) -> Result<(), SessionError> {
-        let buffer = self.backend.upload(value, 0).map_err(|e| runtime("state", e))?;
-        self.state.insert(name.into(), buffer);
+        let placement = self.partition(name).into();
+        let blocks = self.upload_blocks(name, &placement, value)?;
+        self.state.insert(name.into(), blocks);
         Ok(())
+    }
+
+    /// Cuts a value and puts on each device what it holds of it.
+    fn upload_blocks(
+        &self,
+        name: &str,
+        placement: &Placement,
+        value: &Literal,
+    ) -> Result<Vec<DeviceBuffer>, SessionError> {
+        let mesh = self.mesh();
+        let upload = |replica: usize| {
+            let block = match self.num_replicas() {
+                1 => Cow::Borrowed(value),
+                _ => Cow::Owned(placement.cut(&mesh, value, replica).map_err(|e| divided(name, e))?),
+            };
+            self.backend.upload(&block, replica).map_err(|e| runtime(name, e))
+        };
+        (0..self.num_replicas()).map(upload).collect()
     }
 
     /// Copies one tensor of the state to the host.
     pub fn state(&self, name: &str) -> Result<Literal, SessionError> {
-        let buffer = self.state.get(name).ok_or(SessionError::NoState)?;
-        buffer.download().map_err(|e| runtime("state", e))
+        let blocks = self.state.get(name).ok_or(SessionError::NoState)?;
+        let partition = self.partition(name);
+        let copies = self.start_download(name, &partition, blocks)?;
+        self.join(name, &partition, copies)
+    }
+
+    /// Starts to copy what makes up a value from the devices.
+    fn start_download(
+        &self,
+        name: &str,
+        partition: &Partition,
+        blocks: &[DeviceBuffer],
+    ) -> Result<Vec<Box<dyn PendingLiteral>>, SessionError> {
+        // One copy of what all devices have.
+        let owners = if partition.is_whole() { vec![0] } else { partition.owners(&self.mesh()) };
+        let start = |replica: usize| {
+            let block = blocks.get(replica).ok_or(SessionError::NoState)?;
+            block.start_download().map_err(|e| runtime(name, e))
+        };
+        owners.into_iter().map(start).collect()
+    }
+
+    /// Waits for the parts of a value and joins them.
+    fn join(
+        &self,
+        name: &str,
+        partition: &Partition,
+        copies: Vec<Box<dyn PendingLiteral>>,
+    ) -> Result<Literal, SessionError> {
+        let wait = |copy: Box<dyn PendingLiteral>| copy.wait().map_err(|e| runtime(name, e));
+        let mut found: Vec<Literal> = copies.into_iter().map(wait).collect::<Result<_, _>>()?;
+        if partition.is_whole() {
+            return found.pop().ok_or(SessionError::NoState);
+        }
+        let first = found.first().ok_or(SessionError::NoState)?.ty();
+        let whole = Placement::from(partition.clone()).whole(&self.mesh(), first);
+        let whole = whole.ok_or(SessionError::NoState)?;
+        partition.join(&self.mesh(), &whole, &found).map_err(|e| divided(name, e))
     }
 
     /// As [`Session::state`]. Errors: [`SessionError::NotFinite`] if the tensor holds infinities or NaN.
@@ -162,33 +244,47 @@ impl Session {
         self.prepare(name)?;
         let (spec, _) = self.artifact.program(name).ok_or_else(|| self.no_program(name))?;
         let donated: Vec<usize> = spec.outputs.iter().filter_map(|p| p.alias).collect();
-        let mut taken: BTreeMap<&str, DeviceBuffer> = BTreeMap::new();
+        let mut taken: BTreeMap<&str, Vec<DeviceBuffer>> = BTreeMap::new();
         for &index in &donated {
             let name = spec.inputs[index].name.as_str();
-            taken.extend(self.state.remove_entry(name).map(|(_, buffer)| (name, buffer)));
+            taken.extend(self.state.remove_entry(name).map(|(_, blocks)| (name, blocks)));
         }
-        let mut arguments = Vec::with_capacity(spec.inputs.len());
+        let mut arguments: Vec<Vec<Argument>> = (0..self.num_replicas()).map(|_| vec![]).collect();
         for port in &spec.inputs {
-            let argument = match taken.remove(port.name.as_str()) {
-                Some(buffer) => Argument::Donate(buffer),
+            match taken.remove(port.name.as_str()) {
+                Some(blocks) => {
+                    let donated = arguments.iter_mut().zip(blocks);
+                    donated.for_each(|(list, block)| list.push(Argument::Donate(block)));
+                }
                 None => {
                     let kept = given.get(&port.name).or_else(|| self.state.get(&port.name));
-                    Argument::Keep(&**kept.ok_or(SessionError::NoState)?)
+                    let kept = arguments.iter_mut().zip(kept.ok_or(SessionError::NoState)?);
+                    kept.for_each(|(list, block)| list.push(Argument::Keep(&**block)));
                 }
-            };
-            arguments.push(argument);
-        }
-        let executable = self.executables.get(name).ok_or(SessionError::NoState)?;
-        let results = executable.run(arguments).map_err(|e| runtime(name, e))?;
-        let mut copies = vec![];
-        for (port, buffer) in spec.outputs.iter().zip(results) {
-            match port.role {
-                role if role.stays() => drop(self.state.insert(port.name.clone(), buffer)),
-                _ => copies.push((port.name.clone(), buffer.start_download().map_err(|e| runtime(name, e))?)),
             }
         }
-        let arrived = copies.into_iter().map(|(port, copy)| Ok((port, copy.wait()?)));
-        arrived.collect::<Result<_, _>>().map_err(|e| runtime(name, e))
+        let executable = self.executables.get(name).ok_or(SessionError::NoState)?;
+        let results = executable.execute(arguments).map_err(|e| runtime(name, e))?;
+        let ports = spec.outputs.clone();
+        let mut by_port: Vec<Vec<DeviceBuffer>> = ports.iter().map(|_| vec![]).collect();
+        for blocks in results {
+            by_port.iter_mut().zip(blocks).for_each(|(all, block)| all.push(block));
+        }
+        let mut copies = vec![];
+        for (port, blocks) in ports.into_iter().zip(by_port) {
+            match port.role {
+                role if role.stays() => drop(self.state.insert(port.name, blocks)),
+                _ => {
+                    let started = self.start_download(&port.name, &port.partition, &blocks)?;
+                    copies.push((port, started));
+                }
+            }
+        }
+        let arrived = copies.into_iter().map(|(port, copies)| {
+            let value = self.join(&port.name, &port.partition, copies)?;
+            Ok((port.name, value))
+        });
+        arrived.collect()
     }
 
     /// Nothing is taken from the state before all of it is known to be there.
@@ -203,12 +299,12 @@ impl Session {
         }
     }
 
-    /// Checks the given inputs against the signature and puts them on the device.
+    /// Checks the given inputs against the signature and puts them on the devices.
     fn upload(
         &self,
         spec: &ProgramSpec,
         inputs: Named,
-    ) -> Result<BTreeMap<String, DeviceBuffer>, SessionError> {
+    ) -> Result<BTreeMap<String, Vec<DeviceBuffer>>, SessionError> {
         let program = || spec.name.clone();
         let mut given = BTreeMap::new();
         for (name, value) in inputs {
@@ -217,12 +313,15 @@ impl Session {
                 let allowed = ports.map(|p| p.name.clone()).collect();
                 return Err(SessionError::UnknownInput { program: program(), name, allowed });
             };
-            if port.ty().as_ref() != Some(value.ty()) {
-                let (expected, found) = (port_type(port), value.ty().clone());
+            let placement = port.placement();
+            let expected = port.ty().and_then(|block| placement.whole(&self.mesh(), &block));
+            if expected.as_ref() != Some(value.ty()) {
+                let expected = expected.map_or_else(|| port_type(port), |ty| ty.to_string());
+                let found = value.ty().clone();
                 return Err(SessionError::InputType { program: program(), name, expected, found });
             }
-            let buffer = self.backend.upload(&value, 0).map_err(|e| runtime(&spec.name, e))?;
-            given.insert(name, buffer);
+            let blocks = self.upload_blocks(&name, &placement, &value)?;
+            given.insert(name, blocks);
         }
         let missing = |p: &&PortSpec| p.role == Role::Input && !given.contains_key(&p.name);
         match spec.inputs.iter().find(missing) {
@@ -237,6 +336,10 @@ impl Session {
 
 fn port_type(port: &PortSpec) -> String {
     port.ty().map_or_else(|| format!("{}{:?}", port.dtype, port.shape), |ty| ty.to_string())
+}
+
+fn divided(name: &str, source: PartitionError) -> SessionError {
+    SessionError::Divided { name: name.into(), source }
 }
 
 fn words_bytes(words: [u32; 2]) -> Vec<u8> {

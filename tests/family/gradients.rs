@@ -2,6 +2,7 @@
 
 use super::model::{Tensors, config, distance, parameters, tokens, wave};
 use switchyard::build::Builder;
+use switchyard::config::Mesh;
 use switchyard::config::RunConfig;
 use switchyard::grad;
 use switchyard::ir::{DType, Graph, Literal, TensorType};
@@ -17,9 +18,15 @@ fn loss_and_gradients(config: &RunConfig) -> Graph {
     types.extend([row(sizes.input_length), row(sizes.target_length)]);
     Builder::graph(&types, |b, values| {
         let (params, batch) = values.split_at(defs.len());
-        let weights = Weights::new(defs.iter().map(|d| d.name.clone()).zip(params.iter().copied()));
+        let weights = Weights::new(Mesh::default(), defs.iter().zip(params.iter().copied()));
         let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-        let cx = Context { config: &config.model, phase: Phase::Eval, weights: &weights, key };
+        let cx = Context {
+            config: &config.model,
+            mesh: Mesh::default(),
+            phase: Phase::Eval,
+            weights: &weights,
+            key,
+        };
         let inputs = (config.model.num_encoder_layers > 0).then_some(batch[0]);
         let forward = model::forward(b, &cx, &defs, Batch { inputs, targets: batch[1], segments: None })?;
         let loss = forward.token_loss(b, &cx, config.loss, None)?.objective;

@@ -163,7 +163,7 @@ pub(super) fn groups(config: &RunConfig) -> Checked {
     if config.model.moe.num_experts == 0 {
         return Ok(());
     }
-    let sequences = config.batch.sequences_per_microbatch();
+    let sequences = config.sequences_per_replica();
     let rows = match config.model.architecture {
         Architecture::EncoderDecoder => vec![config.batch.input_length, config.batch.target_length],
         Architecture::DecoderOnly => vec![config.batch.input_length],
@@ -172,8 +172,9 @@ pub(super) fn groups(config: &RunConfig) -> Checked {
         let tokens = sequences * length;
         let size = config.model.moe.groups(sequences, length).tokens_per_group;
         let near = size >= limit.div_ceil(2) || size == tokens;
+        let each = if config.mesh.batch_parts() > 1 { " on a device" } else { "" };
         let expected = format!(
-            "a size near a divisor of the {tokens} tokens ({sequences} x {length}) of a microbatch, \
+            "a size near a divisor of the {tokens} tokens ({sequences} x {length}) of a microbatch{each}, \
              whose largest divisor up to it is {size}"
         );
         require(near, "model.moe.group.tokens", limit, &expected, size.max(length))

@@ -6,13 +6,14 @@ use crate::build::{BuildError, Builder};
 use crate::config::ModelConfig;
 use crate::ir::Value;
 use crate::layers::rotary::{self, Rotation};
+use crate::shard::{Axis, MODEL};
 
 pub fn declare(params: &mut Params, config: &ModelConfig, kv_heads: usize) {
     let [model, inner, shared] = [config.d_model, config.num_heads * config.d_kv, kv_heads * config.d_kv];
-    params.matrix("q", [model, inner], query_scale(config, config.d_kv));
-    params.matrix("k", [model, shared], config.init_scale);
-    params.matrix("v", [model, shared], config.init_scale);
-    params.matrix("o", [inner, model], config.init_scale);
+    params.matrix("q", [model, inner], query_scale(config, config.d_kv)).split(-1, Axis::Model);
+    params.matrix("k", [model, shared], config.init_scale).split(-1, Axis::Model);
+    params.matrix("v", [model, shared], config.init_scale).split(-1, Axis::Model);
+    params.matrix("o", [inner, model], config.init_scale).split(-2, Axis::Model);
 }
 
 pub fn kept(kv_heads: usize, width: usize) -> Vec<(&'static str, Vec<usize>)> {
@@ -24,12 +25,11 @@ pub fn keys(
     b: &mut Builder,
     cx: &Context,
     x: Value,
-    kv_heads: usize,
     rotation: Option<Rotation>,
 ) -> Result<Vec<Value>, BuildError> {
-    let k = project(b, cx, "k", x, kv_heads)?;
+    let k = project(b, cx, "k", x)?;
     let k = rotary::turn(b, k, rotation)?;
-    Ok(vec![k, project(b, cx, "v", x, kv_heads)?])
+    Ok(vec![k, project(b, cx, "v", x)?])
 }
 
 pub fn attend(
@@ -40,18 +40,20 @@ pub fn attend(
     terms: &[Term],
     rotation: Option<Rotation>,
 ) -> Result<Value, BuildError> {
-    let q = project(b, cx, "q", x, cx.config.num_heads)?; // [batch, queries, heads, d_kv]
+    let q = project(b, cx, "q", x)?; // [batch, queries, heads, d_kv]
     let q = rotary::turn(b, q, rotation)?;
     let mixed = mix(b, cx, [q, k, v], terms)?; // [batch, queries, heads, d_kv]
     let shape = b.shape(mixed);
     let mixed = b.reshape(mixed, &[shape[0], shape[1], shape[2] * shape[3]])?;
     let o = cx.weight(b, "o")?;
-    b.einsum("bqi,id->bqd", mixed, o)
+    let output = b.einsum("bqi,id->bqd", mixed, o)?;
+    cx.mesh.sum(b, output, MODEL)
 }
 
-fn project(b: &mut Builder, cx: &Context, name: &str, x: Value, heads: usize) -> Result<Value, BuildError> {
+/// `[batch, length, heads, d_kv]`: of all heads, those that this device has.
+fn project(b: &mut Builder, cx: &Context, name: &str, x: Value) -> Result<Value, BuildError> {
     let weight = cx.weight(b, name)?;
     let projected = b.einsum("bld,di->bli", x, weight)?;
     let shape = b.shape(projected);
-    b.reshape(projected, &[shape[0], shape[1], heads, cx.config.d_kv])
+    b.reshape(projected, &[shape[0], shape[1], shape[2] / cx.config.d_kv.max(1), cx.config.d_kv])
 }

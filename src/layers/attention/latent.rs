@@ -13,6 +13,7 @@ use crate::config::{Latent, ModelConfig};
 use crate::ir::{DType, Value};
 use crate::layers::norm;
 use crate::layers::rotary::{self, Rotation};
+use crate::shard::{Axis, MODEL};
 
 /// Added to the mean square in the norms of latents, whatever that of other norms is.
 const NORM_EPSILON: f64 = 1e-6;
@@ -25,14 +26,16 @@ pub fn declare(params: &mut Params, config: &ModelConfig, widths: Latent) {
         Some(rank) => {
             params.matrix("q_down", [model, rank], config.init_scale);
             norm::declare(params, "q_norm", rank);
-            params.matrix("q_up", [rank, heads * key], query);
+            params.matrix("q_up", [rank, heads * key], query).split(-1, Axis::Model);
         }
-        None => drop(params.matrix("q", [model, heads * key], query)),
+        None => drop(params.matrix("q", [model, heads * key], query).split(-1, Axis::Model)),
     }
     params.matrix("kv_down", [model, kv_rank + rope_dim], config.init_scale);
     norm::declare(params, "kv_norm", kv_rank);
-    params.matrix("kv_up", [kv_rank, heads * (nope_dim + value_dim)], config.init_scale);
-    params.matrix("o", [heads * value_dim, model], config.init_scale);
+    params
+        .matrix("kv_up", [kv_rank, heads * (nope_dim + value_dim)], config.init_scale)
+        .split(-1, Axis::Model);
+    params.matrix("o", [heads * value_dim, model], config.init_scale).split(-2, Axis::Model);
 }
 
 pub fn kept(widths: Latent) -> Vec<(&'static str, Vec<usize>)> {
@@ -74,7 +77,8 @@ pub fn attend(
     }; // [batch, queries, heads, value_dim]
     let shape = b.shape(mixed);
     let mixed = b.reshape(mixed, &[shape[0], shape[1], shape[2] * shape[3]])?;
-    product(b, cx, "o", mixed)
+    let output = product(b, cx, "o", mixed)?;
+    cx.mesh.sum(b, output, MODEL)
 }
 
 /// The parts of the queries without and with position: `[batch, queries, heads, nope_dim]`, `[.., rope_dim]`.
@@ -95,7 +99,7 @@ fn queries(
     };
     let shape = b.shape(q);
     let key = widths.nope_dim + widths.rope_dim;
-    let q = b.reshape(q, &[shape[0], shape[1], cx.config.num_heads, key])?;
+    let q = b.reshape(q, &[shape[0], shape[1], shape[2] / key.max(1), key])?;
     let nope = b.slice_axis(q, 3, 0, widths.nope_dim)?;
     let rope = b.slice_axis(q, 3, widths.nope_dim, key)?;
     Ok([nope, rotary::turn(b, rope, rotation)?])
@@ -144,7 +148,9 @@ fn in_latents(
 fn up(b: &mut Builder, cx: &Context, widths: Latent) -> Result<[Value; 2], BuildError> {
     let Latent { kv_rank, nope_dim, value_dim, .. } = widths;
     let weight = cx.weight(b, "kv_up")?;
-    let both = b.reshape(weight, &[kv_rank, cx.config.num_heads, nope_dim + value_dim])?;
+    // Of all heads, those that this device has.
+    let heads = b.shape(weight)[1] / (nope_dim + value_dim).max(1);
+    let both = b.reshape(weight, &[kv_rank, heads, nope_dim + value_dim])?;
     Ok([b.slice_axis(both, 2, 0, nope_dim)?, b.slice_axis(both, 2, nope_dim, nope_dim + value_dim)?])
 }
 

@@ -50,8 +50,7 @@ pub fn keys(
     rotation: Option<Rotation>,
 ) -> Result<Vec<Value>, BuildError> {
     match cx.config.attention {
-        Attention::MultiHead => heads::keys(b, cx, x, cx.config.num_heads, rotation),
-        Attention::GroupedQuery(grouped) => heads::keys(b, cx, x, grouped.num_kv_heads, rotation),
+        Attention::MultiHead | Attention::GroupedQuery(_) => heads::keys(b, cx, x, rotation),
         Attention::Latent(widths) => latent::keys(b, cx, widths, x, rotation),
     }
 }

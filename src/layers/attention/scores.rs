@@ -3,6 +3,10 @@
 use crate::build::{BuildError, Builder};
 use crate::ir::{DType, Direction, TensorType, Value};
 use crate::layers::{Context, dropout};
+use crate::shard::{Axis, BATCH, MODEL};
+
+/// How `[batch, heads, ..]` is split over the mesh.
+const HEADS: &[(usize, &[Axis])] = &[(0, BATCH), (1, MODEL)];
 
 /// What is added to the scores: float32, over these of the axes batch, heads, queries, keys (0 to 3).
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +60,7 @@ pub fn probabilities(
         scores = b.add(scores, term)?;
     }
     let probs = softmax(b, scores, cx.dtype())?;
-    dropout::dropout(b, cx, "probs", cx.config.dropout, probs)
+    dropout::dropout_split(b, cx, ("probs", cx.config.dropout), probs, HEADS)
 }
 
 /// Softmax of float32 scores over the last axis, kept for the derivative only in `dtype`.

@@ -15,7 +15,7 @@ pub fn route(b: &mut Builder, scores: Scores, real: Value, shape: &MoeShape) -> 
     let token = b.select(taken, token, empty)?;
     let decisions = decisions(b, token, shape)?;
 
-    let counts = Counts::new(b, real)?;
+    let counts = Counts::new(b, shape.mesh, real)?;
     let kept = b.compare_scalar(Direction::Ge, decisions, 0.0)?;
     let dtype = b.dtype(real);
     let taken = b.convert(taken, dtype)?;
@@ -29,8 +29,8 @@ pub fn route(b: &mut Builder, scores: Scores, real: Value, shape: &MoeShape) -> 
         balance: Balance { loss: zero, fraction: none, probability: none },
         dropped_choices: zero,
         z_loss: measure::z_loss(b, &counts, scores.logits, real)?,
-        load: measure::shares(b, taken)?,
-        dropped: measure::dropped_tokens(b, real, kept)?,
+        load: measure::shares(b, shape.mesh, taken)?,
+        dropped: measure::dropped_tokens(b, shape.mesh, real, kept)?,
         entropy: measure::entropy(b, &counts, scores.probs, real)?,
     })
 }

@@ -1,4 +1,7 @@
 //! Auxiliary losses and statistics of a layer. Padding counts in none of them.
+//!
+//! They are means over the whole batch, of which this device has a share: numerators are its own, denominators those of all
+//! devices, so the sum over the devices of the batch is the mean.
 
 use super::choose::Choices;
 use super::{Balance, Routing, Scores, Slots};
@@ -6,6 +9,7 @@ use crate::build::{BuildError, Builder};
 use crate::config::Router;
 use crate::ir::{Reducer, Value};
 use crate::moe::layer::MoeShape;
+use crate::shard::{BATCH, Mesh};
 
 /// The routing of tokens that chose, with all that is said about it.
 pub fn of_tokens(
@@ -19,7 +23,8 @@ pub fn of_tokens(
     let Slots::OfTokens { expert, kept, .. } = slots else {
         return Err(BuildError::Invalid("internal: tokens chose, slots are of experts".into()));
     };
-    let counts = Counts::new(b, real)?;
+    let mesh = shape.mesh;
+    let counts = Counts::new(b, mesh, real)?;
     let none = b.full_like(expert, -1.0)?;
     let demand = b.sum(choices.demand, &[0, 1])?; // [E]
     Ok(Routing {
@@ -27,14 +32,14 @@ pub fn of_tokens(
         decisions: b.select(kept, expert, none)?,
         balance: balance_of(b, router, &scores, choices, real, shape)?,
         z_loss: z_loss(b, &counts, scores.logits, real)?,
-        load: shares(b, demand)?,
-        dropped: dropped_tokens(b, real, kept)?,
-        dropped_choices: dropped_choices(b, demand, kept)?,
+        load: shares(b, mesh, demand)?,
+        dropped: dropped_tokens(b, mesh, real, kept)?,
+        dropped_choices: dropped_choices(b, mesh, demand, kept)?,
         entropy: entropy(b, &counts, scores.probs, real)?,
     })
 }
 
-/// Numbers of real tokens, at least 1.
+/// Numbers of real tokens, at least 1: totals are of the whole batch.
 pub struct Counts {
     /// `[G]`.
     per_group: Value,
@@ -46,12 +51,14 @@ pub struct Counts {
 
 impl Counts {
     /// `real [G, S]`: 1 for tokens, 0 for padding.
-    pub fn new(b: &mut Builder, real: Value) -> Result<Self, BuildError> {
+    pub fn new(b: &mut Builder, mesh: Mesh, real: Value) -> Result<Self, BuildError> {
         let per_group = b.sum(real, &[1])?;
         let total = b.sum_all(real)?;
+        let total = mesh.sum(b, total, BATCH)?;
         let one = b.full_like(per_group, 1.0)?;
         let some = b.min(per_group, one)?;
         let groups = b.sum_all(some)?;
+        let groups = mesh.sum(b, groups, BATCH)?;
         Ok(Self {
             per_group: at_least_one(b, per_group)?,
             total: at_least_one(b, total)?,
@@ -75,22 +82,27 @@ fn balance_of(
     shape: &MoeShape,
 ) -> Result<Balance, BuildError> {
     let Router::DeepseekV3 { k, .. } = router else {
-        return balance(b, choices.counted, scores.probs, real);
+        return balance(b, shape.mesh, (choices.counted, scores.probs), real);
     };
     let length = shape.groups * shape.tokens / shape.sequences.max(1);
     let rows = [shape.sequences, length, shape.experts];
     let counted = b.reshape(choices.counted, &rows)?;
     let probs = b.reshape(scores.probs, &rows)?;
     let real = b.reshape(real, &rows[..2])?;
-    let all = balance(b, counted, probs, real)?;
+    let all = balance(b, shape.mesh, (counted, probs), real)?;
     let once = 1.0 / *k as f64;
     Ok(Balance { loss: b.mul_scalar(all.loss, once)?, fraction: b.mul_scalar(all.fraction, once)?, ..all })
 }
 
 /// `E * sum over experts of f * P`, mean over the leading axis: f is the share of real tokens that chose the expert, which has
 /// no derivative, P the mean of its probability. `chosen` and `probs [G, S, E]`, `chosen` 0 for padding; `real [G, S]`.
-pub fn balance(b: &mut Builder, chosen: Value, probs: Value, real: Value) -> Result<Balance, BuildError> {
-    let counts = Counts::new(b, real)?;
+pub fn balance(
+    b: &mut Builder,
+    mesh: Mesh,
+    (chosen, probs): (Value, Value),
+    real: Value,
+) -> Result<Balance, BuildError> {
+    let counts = Counts::new(b, mesh, real)?;
     let shape = b.shape(probs);
     let [groups, experts] = [shape[0], shape[2]];
     let per_group = b.broadcast_in_dim(counts.per_group, &[groups, experts], &[0])?;
@@ -129,33 +141,35 @@ pub fn entropy(b: &mut Builder, counts: &Counts, probs: Value, real: Value) -> R
 }
 
 /// Share of the tokens, `real [G, S]`, that no expert took: `kept pred[G, S, k]`.
-pub fn dropped_tokens(b: &mut Builder, real: Value, kept: Value) -> Result<Value, BuildError> {
+pub fn dropped_tokens(b: &mut Builder, mesh: Mesh, real: Value, kept: Value) -> Result<Value, BuildError> {
     let served = b.reduce(kept, &[2], Reducer::Or)?;
     let tokens = b.sum_all(real)?;
-    share_without(b, tokens, served)
+    share_without(b, mesh, tokens, served)
 }
 
 /// Share of the wanted choices that found no slot; `demand [E]` counts them.
-fn dropped_choices(b: &mut Builder, demand: Value, kept: Value) -> Result<Value, BuildError> {
+fn dropped_choices(b: &mut Builder, mesh: Mesh, demand: Value, kept: Value) -> Result<Value, BuildError> {
     let demand = b.stop_gradient(demand)?;
     let wanted = b.sum_all(demand)?;
-    share_without(b, wanted, kept)
+    share_without(b, mesh, wanted, kept)
 }
 
-/// `(count - number of trues) / count`, 0 for none.
-fn share_without(b: &mut Builder, count: Value, trues: Value) -> Result<Value, BuildError> {
+/// `(count - number of trues) / count` of all devices, 0 for none.
+fn share_without(b: &mut Builder, mesh: Mesh, count: Value, trues: Value) -> Result<Value, BuildError> {
     let dtype = b.dtype(count);
     let trues = b.convert(trues, dtype)?;
     let trues = b.sum_all(trues)?;
     let lacking = b.sub(count, trues)?;
+    let count = mesh.sum(b, count, BATCH)?;
     let count = at_least_one(b, count)?;
     b.div(lacking, count)
 }
 
-/// Each element over the sum of all, which is at least 1.
-pub fn shares(b: &mut Builder, x: Value) -> Result<Value, BuildError> {
+/// Each element over the sum of all on all devices, which is at least 1.
+pub fn shares(b: &mut Builder, mesh: Mesh, x: Value) -> Result<Value, BuildError> {
     let x = b.stop_gradient(x)?;
     let total = b.sum_all(x)?;
+    let total = mesh.sum(b, total, BATCH)?;
     let total = at_least_one(b, total)?;
     let total = b.splat(total, x)?;
     b.div(x, total)

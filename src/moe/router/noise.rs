@@ -4,6 +4,7 @@ use crate::build::{BuildError, Builder};
 use crate::config::Exploration;
 use crate::ir::Value;
 use crate::layers::{Context, Phase, dropout};
+use crate::shard::BATCH;
 
 /// The least uniform number, half of the next one: its logarithm is finite.
 const LEAST_UNIFORM: f64 = 1.0 / (1 << 25) as f64;
@@ -44,10 +45,11 @@ pub fn on_choice(
     b.sub(cooled, log)
 }
 
-/// Uniform numbers in [0, 1) of the type of `like`.
+/// Uniform numbers in [0, 1) of the type of `like [groups, ..]`.
 pub fn uniform(b: &mut Builder, cx: &Context, site: &str, like: Value) -> Result<Value, BuildError> {
     let key = cx.stream(b, site)?;
     let (shape, dtype) = (b.shape(like), b.dtype(like));
-    let uniform = b.random_uniform(key, &shape)?;
+    let window = cx.window(b, &shape, &[(0, BATCH)])?;
+    let uniform = b.random_uniform(key, &window)?;
     b.convert(uniform, dtype)
 }

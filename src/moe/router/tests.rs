@@ -4,8 +4,9 @@ use super::choose::{limit_groups, sorted_top_k, top_k};
 use super::*;
 use crate::config::{Exploration, ModelConfig, Placement, Priority, Second};
 use crate::ir::{Literal, TensorType};
-use crate::layers::{Phase, Weights};
+use crate::layers::{Init, Phase, Weights};
 use crate::moe::testing::{close, outputs, shape};
+use crate::shard::Mesh;
 
 /// What a router decided.
 #[derive(Debug)]
@@ -50,7 +51,13 @@ fn decided(
     let found =
         outputs(&[Literal::new([g, s, e], probs).unwrap(), Literal::new([g, s], &real).unwrap()], |b, x| {
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context { config: &config, phase: Phase::Train, weights: &weights, key };
+            let cx = Context {
+                config: &config,
+                mesh: Mesh::default(),
+                phase: Phase::Train,
+                weights: &weights,
+                key,
+            };
             let scores = Scores { logits: x[0], probs: x[0], choice: x[0], weight: x[0] };
             let routing = decide(b, &cx, &router, scores, x[1], &shape)?;
             let slots = match routing.slots {
@@ -120,7 +127,7 @@ fn the_load_balancing_loss_has_the_published_value() {
     let inputs = [chosen, probs].map(|x| Literal::new([1, 5, 2], &x).unwrap());
     let loss = outputs(&inputs, |b, x| {
         let real = b.full(&TensorType::new(DType::F64, [1, 5]), 1.0)?;
-        Ok(vec![measure::balance(b, x[0], x[1], real)?.loss])
+        Ok(vec![measure::balance(b, Mesh::default(), (x[0], x[1]), real)?.loss])
     });
     close(&loss[0], &[0.8741045], 2e-7);
 }
@@ -179,7 +186,7 @@ fn the_router_z_loss_has_the_published_value() {
     ];
     let loss = outputs(&[Literal::new([2, 6, 4], &logits).unwrap()], |b, x| {
         let real = b.full(&TensorType::new(DType::F64, [2, 6]), 1.0)?;
-        let counts = measure::Counts::new(b, real)?;
+        let counts = measure::Counts::new(b, Mesh::default(), real)?;
         Ok(vec![measure::z_loss(b, &counts, x[0], real)?])
     });
     close(&loss[0], &[13.786719], 3e-6);
@@ -202,8 +209,12 @@ fn from_inputs_and_weights_come_the_published_choices_gates_and_losses() {
     ];
     let found = outputs(&inputs, |b, x| {
         let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-        let weights = Weights::new([("router".to_string(), x[1])]);
-        let cx = Context { config: &config, phase: Phase::Eval, weights: &weights, key };
+        let mut params = Params::default();
+        params.add("router", &b.shape(x[1]), Init::Constant(0.0));
+        let defs = params.into_defs();
+        let weights = Weights::new(Mesh::default(), defs.iter().zip([x[1]]));
+        let cx =
+            Context { config: &config, mesh: Mesh::default(), phase: Phase::Eval, weights: &weights, key };
         let real = b.full(&TensorType::new(DType::F32, [2, 3]), 1.0)?;
         let routing = route(b, &cx, &router, (x[0], real), &shape(&router, [2, 3, 2], 3, 2))?;
         let Slots::OfTokens { expert, gate, .. } = routing.slots else { panic!("tokens choose") };
@@ -604,7 +615,8 @@ fn deepseek_gates_are_scores_without_the_bias_over_their_sum() {
     let inputs = [Literal::new([1, 1, 3], &logits).unwrap(), Literal::new([3], &[0.0, 0.0, 0.1]).unwrap()];
     let found = outputs(&inputs, |b, x| {
         let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-        let cx = Context { config: &config, phase: Phase::Train, weights: &weights, key };
+        let cx =
+            Context { config: &config, mesh: Mesh::default(), phase: Phase::Train, weights: &weights, key };
         let scores = choose::scores(b, &cx, &router, x[0], Some(x[1]))?;
         let real = b.full(&TensorType::new(DType::F64, [1, 1]), 1.0)?;
         let routing = decide(b, &cx, &router, scores, real, &shape(&router, [1, 1, 3], 1, 1))?;
@@ -685,7 +697,7 @@ fn samples_are_drawn_from_the_softmax() {
         let router = Router::Switch { exploration, priority: Priority::Position };
         outputs(&[Literal::new([1, 600, 3], &logits).unwrap()], |b, x| {
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context { config: &config, phase, weights: &weights, key };
+            let cx = Context { config: &config, mesh: Mesh::default(), phase, weights: &weights, key };
             let scores = choose::scores(b, &cx, &router, x[0], None)?;
             let real = b.full(&TensorType::new(DType::F64, [1, 600]), 1.0)?;
             let choices = choose::choose(b, &cx, &router, scores, real)?;

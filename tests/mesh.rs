@@ -1,0 +1,173 @@
+//! Programs for several devices compute what one device does: the same loss, metrics and state after several steps, with noise,
+//! on 2, 4 and 8 virtual CPU devices.
+#![cfg(feature = "cpu")]
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Once;
+use switchyard::artifact;
+use switchyard::config::RunConfig;
+use switchyard::ir::Literal;
+use switchyard::runtime::cpu;
+use switchyard::train::{Named, Session};
+
+/// Every kind of noise is on, capacities bind, and moments of matrices are factored. Groups are sequences, which no device shares
+/// with another.
+const BASE: &str = r#"{
+    "model": {
+        "architecture": "decoder_only", "vocab_size": 384, "d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 4,
+        "num_encoder_layers": 0, "num_decoder_layers": 2, "dropout": 0.1,
+        "moe": {"num_experts": 4, "every": 2, "z_loss_coef": 0.001, "expert_dropout": 0.2, "d_ff": 32,
+                "group": "sequence", "capacity": {"train_factor": 1.0, "minimum": 1}}
+    },
+    "batch": {"sequences": 8, "input_length": 24, "target_length": 24},
+    "data": {"objective": {"kind": "causal"}},
+    "optimizer": {"kind": "adafactor", "min_dim_size_to_factor": 8, "clip_global_norm": 0.5},
+    "schedule": {"kind": "constant", "rate": 0.03, "warmup_steps": 0}
+}"#;
+
+const DEVICES: usize = 8;
+const STEPS: usize = 5;
+/// Float32 sums in another order.
+const ROUNDING: f64 = 1e-5;
+
+type Changes<'a> = &'a [(&'a str, Value)];
+
+fn config(changes: Changes) -> RunConfig {
+    let mut json: Value = serde_json::from_str(BASE).unwrap();
+    for (path, value) in changes {
+        let mut place = &mut json;
+        for key in path.split('.') {
+            place = &mut place[key];
+        }
+        *place = value.clone();
+    }
+    RunConfig::from_json(&json.to_string()).unwrap()
+}
+
+/// A session on the devices of the mesh, compiling fast instead of well.
+fn session(config: &RunConfig, programs: &[&str]) -> Session {
+    static FLAGS: Once = Once::new();
+    // SAFETY: the first thing that any test here does with the environment, and done once.
+    FLAGS.call_once(|| unsafe { std::env::set_var("XLA_FLAGS", "--xla_backend_optimization_level=0") });
+    let artifact = artifact::compile_programs(config, programs).unwrap();
+    Session::new(cpu::open_dyn(DEVICES).unwrap(), artifact)
+}
+
+fn tokens(rows: usize, length: usize, seed: u64) -> Literal {
+    let mut state = seed;
+    let draw = |i: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        // Rows end in padding of different lengths, so devices have different numbers of tokens.
+        if i % length >= length - (i / length) % 4 { 0 } else { 3 + (state >> 33) as i32 % 250 }
+    };
+    let data: Vec<i32> = (0..rows * length).map(draw).collect();
+    Literal::new([rows, length], &data).unwrap()
+}
+
+fn batch(config: &RunConfig, step: usize) -> Named {
+    let sizes = &config.batch;
+    let rows = |length: usize, seed: usize| tokens(sizes.sequences, length, (2 * step + seed) as u64);
+    let mut named = vec![("targets".into(), rows(sizes.target_length, 1))];
+    if config.model.num_encoder_layers > 0 {
+        named.push(("inputs".into(), rows(sizes.input_length, 0)));
+    }
+    named
+}
+
+fn all_state(session: &Session) -> Named {
+    let names = session.state_layout().into_iter().map(|(name, _)| name);
+    names.map(|name| (name.clone(), session.state(&name).unwrap())).collect()
+}
+
+fn first_state(changes: Changes) -> Named {
+    let mut session = session(&config(changes), &["init"]);
+    session.init(7).unwrap();
+    all_state(&session)
+}
+
+/// Metrics of all steps, then the state: numbers by name.
+fn train(changes: Changes, state: &Named) -> BTreeMap<String, Vec<f64>> {
+    let config = config(changes);
+    let mut session = session(&config, &["train_step"]);
+    for (name, value) in state {
+        session.set_state(name, value).unwrap();
+    }
+    let mut found = BTreeMap::new();
+    for step in 0..STEPS {
+        let metrics = session.run("train_step", batch(&config, step)).unwrap();
+        found.extend(metrics.into_iter().map(|(name, v)| (format!("{name} of step {step}"), v.to_f64())));
+    }
+    found.extend(all_state(&session).into_iter().map(|(name, v)| (name, v.to_f64())));
+    found
+}
+
+/// The norm of the difference over the norm of the first.
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut a.iter().copied()).max(1e-12)
+}
+
+/// Five steps on each mesh give what they give on one device.
+fn assert_same(common: Changes, meshes: &[(Value, Changes)]) {
+    let state = first_state(common);
+    let alone = train(common, &state);
+    let dropped: f64 = alone["layers/dropped of step 0"].iter().sum();
+    assert!(dropped > 0.0, "the capacity must bind somewhere, or dropping is not tested");
+    for (mesh, more) in meshes {
+        let changes = [common, more, &[("mesh", mesh.clone())]].concat();
+        let found = train(&changes, &state);
+        for (name, expected) in &alone {
+            let error = distance(expected, &found[name]);
+            assert!(error < ROUNDING, "mesh {mesh}, {more:?}: {name} differs by {error}");
+        }
+    }
+}
+
+#[test]
+fn adafactor_on_a_mesh_is_adafactor_on_one_device() {
+    assert_same(
+        &[],
+        &[
+            (json!({"data": 2}), &[]),
+            (json!({"expert": 2}), &[("model.moe.dispatch", json!("einsum"))]),
+            (json!({"model": 2}), &[]),
+            (json!({"data": 2, "shard_state": true}), &[]),
+            (json!({"expert": 4, "model": 2}), &[]),
+        ],
+    );
+}
+
+#[test]
+fn adamw_on_a_mesh_is_adamw_on_one_device() {
+    // Where a gradient is all rounding, AdamW would make an update of it but for this epsilon.
+    let adamw = json!({"kind": "adamw", "epsilon": 1e-4, "clip_global_norm": 0.5});
+    let rate = json!({"kind": "constant", "rate": 1e-3, "warmup_steps": 0});
+    assert_same(
+        &[("optimizer", adamw), ("schedule", rate)],
+        &[(json!({"data": 4, "model": 2, "shard_state": true}), &[("model.remat", json!("full"))])],
+    );
+}
+
+#[test]
+fn an_encoder_and_its_decoder_run_in_microbatches_on_all_axes_at_once() {
+    assert_same(
+        &[
+            ("model.architecture", json!("encoder_decoder")),
+            ("model.num_encoder_layers", json!(2)),
+            ("data.objective", json!({"kind": "span_corruption"})),
+            ("batch.accumulation", json!(2)),
+        ],
+        &[(
+            json!({"data": 2, "expert": 2, "model": 2, "shard_state": true}),
+            &[("model.moe.dispatch", json!("einsum")), ("model.scan_blocks", json!(false))],
+        )],
+    );
+}
+
+#[test]
+fn first_weights_do_not_depend_on_the_mesh() {
+    let mesh = json!({"data": 2, "expert": 2, "model": 2, "shard_state": true});
+    assert!(first_state(&[]) == first_state(&[("mesh", mesh)]), "a bit differs");
+}
