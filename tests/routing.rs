@@ -1,0 +1,100 @@
+//! Emitted programs have the dispatch and combine tensors that the capacity arithmetic asks for, for every router, capacity and
+//! group, in both forms.
+
+use serde_json::{Value, json};
+use switchyard::artifact::{self, Artifact};
+use switchyard::config::{Router, RunConfig};
+use switchyard::inspect;
+
+/// 2 rows of 16 and 7 tokens, 8 experts, one sparse block in each stack.
+fn compiled(moe: &Value, programs: &[&str]) -> Artifact {
+    let mut json = json!({
+        "model": {
+            "vocab_size": 384, "d_model": 8, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_encoder_layers": 1,
+            "num_decoder_layers": 1,
+            "moe": {"num_experts": 8, "every": 1, "decoder_router": {"kind": "top_k"}}
+        },
+        "batch": {"sequences": 2, "input_length": 16, "target_length": 7}
+    });
+    for (key, value) in moe.as_object().unwrap() {
+        json["model"]["moe"][key] = value.clone();
+    }
+    let config = RunConfig::from_json(&json.to_string()).unwrap();
+    artifact::compile_programs(&config, programs).unwrap()
+}
+
+/// The capacities of encoder and decoder in `program`, all of whose shape checks hold.
+fn checked(artifact: &Artifact, program: &str) -> Vec<usize> {
+    let (_, module) = artifact.program(program).unwrap();
+    assert_eq!(inspect::inspect(module).unwrap().failures(), [""; 0]);
+    let expected = artifact.manifest.expected_shapes(program);
+    assert!(expected.len() >= 8, "two layers of at least four tensors");
+    for check in inspect::check_moe(module, &expected) {
+        assert!(check.ok, "{program}: {} must be {}, found {:?}", check.path, check.expected, check.found);
+    }
+    artifact.manifest.layers_of(program).map(|layer| layer.capacity).collect()
+}
+
+#[test]
+fn every_router_has_the_shapes_of_its_capacity_in_both_forms() {
+    for router in Router::KINDS {
+        for form in ["einsum", "gather"] {
+            let artifact =
+                compiled(&json!({"router": router, "dispatch": form}), &["train_step", "eval_step"]);
+            // Training: 1.25 * 32 / 8 = 5, 1.25 * 14 / 8 = 2 raised to 4; evaluation: 2 * 32 / 8 = 8, 2 * 14 / 8 = 3 to 4.
+            assert_eq!(checked(&artifact, "train_step"), [5, 4], "{router:?}");
+            assert_eq!(checked(&artifact, "eval_step"), [8, 4], "{router:?}");
+        }
+    }
+}
+
+#[test]
+fn every_capacity_and_group_has_its_shapes() {
+    let absolute = json!({"kind": "absolute", "train": 3, "eval": 5, "multiple": 4});
+    let cases = [
+        (json!({"capacity": {"kind": "dropless"}}), [32, 14]),
+        (json!({"capacity": {"kind": "dropless"}, "group": "sequence"}), [16, 7]),
+        (json!({"capacity": absolute}), [4, 4]),
+        (json!({"capacity": absolute, "group": {"tokens": 8}}), [4, 4]),
+        // 1.25 * 16 / 8 = 2.5, 1.25 * 7 / 8 = 1.1.
+        (json!({"capacity": {"rounding": "nearest_even", "minimum": 1}, "group": "sequence"}), [2, 1]),
+        (json!({"capacity": {"rounding": "ceil", "minimum": 1, "multiple": 8}, "group": "sequence"}), [8, 7]),
+    ];
+    for (moe, capacities) in cases {
+        let artifact = compiled(&moe, &["train_step"]);
+        assert_eq!(checked(&artifact, "train_step"), capacities, "{moe}");
+    }
+}
+
+#[test]
+fn slots_that_only_fill_a_multiple_are_reported() {
+    // 2 * 32 / 8 = 8 slots fill a multiple of 8; in training 5 are raised to it.
+    let artifact = compiled(&json!({"capacity": {"multiple": 8}}), &["train_step", "eval_step"]);
+    let layer = |program: &str| artifact.manifest.layers_of(program).next().unwrap();
+    let training = layer("train_step");
+    assert_eq!((training.asked_capacity, training.capacity, training.padding_share()), (5, 8, 0.375));
+    assert_eq!(layer("eval_step").padding_share(), 0.0);
+    assert_eq!(
+        training.arithmetic(),
+        "encoder/block_0/moe: 1 x 32 tokens, 8 experts x 8 slots (factor), 64 slots, 2.00 per token, 37.5 % of them padding"
+    );
+}
+
+#[test]
+fn the_selection_bias_is_state_without_slots_that_training_returns() {
+    let artifact =
+        compiled(&json!({"router": {"kind": "deepseek_v3", "k": 2}}), &["init", "train_step", "forward"]);
+    let name = "encoder/block_0/moe/router_bias";
+    for (program, returned) in [("init", true), ("train_step", true), ("forward", false)] {
+        let (spec, _) = artifact.program(program).unwrap();
+        let found = |ports: &[artifact::PortSpec]| {
+            ports
+                .iter()
+                .filter(|port| port.name.ends_with("router_bias"))
+                .map(|p| p.name.clone())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(found(&spec.inputs), if program == "init" { vec![] } else { vec![name.to_owned()] });
+        assert_eq!(found(&spec.outputs), if returned { vec![name.to_owned()] } else { vec![] });
+    }
+}
