@@ -115,7 +115,8 @@ fn configurations_are_refused_in_one_line_that_names_the_field() {
     assert_eq!(
         refusal("model.moe.num_expert=4"),
         "model.moe.num_expert: unknown field, did you mean num_experts?; allowed here: num_experts, every, offset, router, \
-         capacity, group, dispatch, expert_dropout, load_balancing_coef, z_loss_coef, d_ff"
+         decoder_router, capacity, group, dispatch, expert_dropout, load_balancing_coef, z_loss_coef, aggregation, d_ff, \
+         shared_experts"
     );
     assert_eq!(
         refusal("model.moe.every=0"),
