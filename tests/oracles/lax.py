@@ -145,7 +145,7 @@ def peers(a, x):
     for (g, p), replica in np.ndenumerate(groups):
         group[replica], place[replica] = g, p
     me = lax.axis_index("replicas")
-    return lax.all_gather(x, "replicas")[groups[group][me]], jnp.asarray(place)[me]
+    return lax.all_gather(x, "replicas")[jnp.asarray(groups)[group][me]], jnp.asarray(place)[me]
 
 
 def chunk(x, dim, parts, place):
