@@ -114,7 +114,9 @@ fn counts_by_formula_are_those_of_the_declared_parameters() {
             "model.attention.kind=grouped_query",
             "model.attention.num_kv_heads=2",
             "model.positions.kind=rotary",
+            "model.moe.sublayers=both",
         ],
+        vec!["model.moe.sublayers=attention", "model.moe.every=3", "model.num_dense_layers=1"],
         [&causal[..], &latent].concat(),
         [&causal[..], &latent[..2], &["model.tie_embeddings=false"]].concat(),
     ];
@@ -305,6 +307,11 @@ fn a_token_meets_as_many_experts_as_its_router_gives_it() {
     let (expert, one) = (2 * 128 * 512, active(&["model.moe.router.kind=switch"]));
     assert_eq!(active(&["model.moe.router.kind=gshard"]) - one, 4 * expert);
     assert_eq!(active(&["model.moe.decoder_router={\"kind\":\"mixtral\",\"k\":4}"]) - one, 2 * 3 * expert);
+    // Experts of attention are 128 x 3 x 128 values; every token meets one of them in place of the dense ones.
+    let (attention, router) = (128 * 3 * 128, 128 * 8);
+    assert_eq!(active(&["model.moe.sublayers=both"]) - one, 4 * router);
+    let both = ["model.moe.sublayers=both", "model.moe.router.kind=top_k"];
+    assert_eq!(active(&both) - one, 4 * (router + attention + expert));
     let shared = ["model.moe.shared_experts=2"];
     assert_eq!(active(&shared) - one, 4 * 2 * expert);
     let added = with(&shared).unwrap().model.parameter_count() - with(&[]).unwrap().model.parameter_count();
@@ -420,7 +427,7 @@ fn settings_that_cannot_be_read_are_refused() {
 
 #[test]
 fn impossible_values_are_refused_with_path_value_range_and_example() {
-    let cases: [(&[&str], &str); 42] = [
+    let cases: [(&[&str], &str); 44] = [
         (
             &["model.d_model=0"],
             "model.d_model: found 0, expected a whole number from 1 to 16777216; for example 512",
@@ -483,6 +490,22 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
             ],
             "model.moe.router.topk_routing_group: found 2, expected at least 3, since 5 experts are chosen from groups of 2; \
              for example 3",
+        ),
+        (
+            &["model.moe.sublayers=attention", "model.moe.shared_experts=1"],
+            "model.moe.sublayers: found \"attention\", expected both, since model.moe.shared_experts belongs to experts of the \
+             feed-forward network; for example \"both\"",
+        ),
+        (
+            &[
+                "model.architecture=decoder_only",
+                "model.num_encoder_layers=0",
+                "model.positions.kind=rotary",
+                "model.attention.kind=latent",
+                "model.moe.sublayers=both",
+            ],
+            "model.moe.sublayers: found \"both\", expected feed_forward, since model.attention is latent: experts make queries, \
+             keys and values of heads; for example \"feed_forward\"",
         ),
         (
             &["model.moe.router.kind=expert_choice"],

@@ -158,6 +158,7 @@ fn an_encoder_and_its_decoder_run_in_microbatches_on_all_axes_at_once() {
             ("model.num_encoder_layers", json!(2)),
             ("data.objective", json!({"kind": "span_corruption"})),
             ("batch.accumulation", json!(2)),
+            ("model.moe.sublayers", json!("both")),
         ],
         &[(
             json!({"data": 2, "expert": 2, "model": 2, "shard_state": true}),

@@ -67,6 +67,17 @@ fn every_capacity_and_group_has_its_shapes() {
 }
 
 #[test]
+fn experts_in_attention_have_the_shapes_of_their_capacity() {
+    for (sublayers, layers) in [("attention", 1), ("both", 2)] {
+        for form in ["einsum", "gather"] {
+            let artifact = compiled(&json!({"sublayers": sublayers, "dispatch": form}), &["train_step"]);
+            let expected = [vec![5; layers], vec![4; layers]].concat();
+            assert_eq!(checked(&artifact, "train_step"), expected, "{sublayers}, {form}");
+        }
+    }
+}
+
+#[test]
 fn slots_that_only_fill_a_multiple_are_reported() {
     // 2 * 32 / 8 = 8 slots fill a multiple of 8; in training 5 are raised to it.
     let artifact = compiled(&json!({"capacity": {"multiple": 8}}), &["train_step", "eval_step"]);

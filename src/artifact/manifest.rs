@@ -1,9 +1,9 @@
 //! The manifest: everything about an artifact that is not HLO.
 
-use crate::config::{Capacity, ComputeDtype, Dispatch, Router, RunConfig};
+use crate::config::{Capacity, Dispatch, ModelConfig, Router, RunConfig};
 use crate::inspect::ExpectedShape;
 use crate::ir::{DType, TensorType};
-use crate::layers::Phase;
+use crate::layers::{self, Phase};
 use crate::model::Side;
 use crate::moe::MoeShape;
 use crate::shard::{Partition, Placement};
@@ -106,7 +106,7 @@ pub struct MoeLayer {
     pub program: String,
     /// The path in `op_name`, such as `encoder/block_1/moe`.
     pub scope: String,
-    /// Sparse layers of this stack.
+    /// Sparse layers of this scope.
     pub layers: usize,
     pub groups: usize,
     pub tokens_per_group: usize,
@@ -149,38 +149,45 @@ pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
             (Side::BOTH.into_iter().zip(lengths).collect(), model)
         }
     };
+    let scopes = model.moe.sublayers.scopes();
     let sparse = |(side, length): (Side, usize)| {
-        side.segments(model).into_iter().filter_map(move |s| Some((side, length, s, s.sparse?)))
-    };
-    sides
-        .into_iter()
-        .flat_map(sparse)
-        .map(|(side, length, segment, index)| {
-            let sequences = config.sequences_per_replica();
-            let router = side.router(model);
-            let shape = MoeShape::new(model, router, phase, (sequences, length));
-            let rule = model.moe.capacity;
-            MoeLayer {
-                program: program.into(),
-                scope: format!("{}/{}/moe", side.name(), segment.scope(index)),
-                layers: segment.sparse_layers(),
-                groups: shape.groups,
-                tokens_per_group: shape.tokens,
-                experts: shape.experts,
-                router: *router,
-                experts_per_token: shape.choices,
-                rule,
-                asked_capacity: rule.slots(shape.tokens, shape.experts, phase == Phase::Train).asked,
-                capacity: shape.capacity,
-                dispatch: model.moe.dispatch,
-                d_model: shape.width,
-                dtype: match model.compute_dtype {
-                    ComputeDtype::Float32 => DType::F32.name().into(),
-                    ComputeDtype::Bfloat16 => DType::Bf16.name().into(),
-                },
-            }
+        let segments = side.segments(model).into_iter().filter_map(|s| Some((s, s.sparse?)));
+        segments.flat_map(move |(segment, block)| {
+            scopes.iter().map(move |sublayer| {
+                let scope = format!("{}/{}/{sublayer}", side.name(), segment.scope(block));
+                moe_layer((config, model), (program, phase), (side, length), (scope, segment.sparse_blocks()))
+            })
         })
-        .collect()
+    };
+    sides.into_iter().flat_map(sparse).collect()
+}
+
+/// So many sparse layers of the same scope, on rows of this length.
+fn moe_layer(
+    (config, model): (&RunConfig, &ModelConfig),
+    (program, phase): (&str, Phase),
+    (side, length): (Side, usize),
+    (scope, layers): (String, usize),
+) -> MoeLayer {
+    let router = side.router(model);
+    let shape = MoeShape::new(model, router, phase, (config.sequences_per_replica(), length));
+    let rule = model.moe.capacity;
+    MoeLayer {
+        program: program.into(),
+        scope,
+        layers,
+        groups: shape.groups,
+        tokens_per_group: shape.tokens,
+        experts: shape.experts,
+        router: *router,
+        experts_per_token: shape.choices,
+        rule,
+        asked_capacity: rule.slots(shape.tokens, shape.experts, phase == Phase::Train).asked,
+        capacity: shape.capacity,
+        dispatch: model.moe.dispatch,
+        d_model: shape.width,
+        dtype: layers::dtype(model).name().into(),
+    }
 }
 
 impl ProgramSpec {

@@ -48,7 +48,7 @@ pub use mesh::Mesh;
 pub use model::{
     Architecture, AttentionWidths, ComputeDtype, DecoderInputs, FeedForward, ModelConfig, Padding, Remat,
 };
-pub use moe::{Aggregation, Dispatch, MoeConfig};
+pub use moe::{Aggregation, Dispatch, MoeConfig, Sublayers};
 pub use router::{Exploration, Placement, Priority, Router, Second};
 pub use run::RunConfig;
 pub use segments::{Place, Segment};

@@ -15,6 +15,8 @@ pub struct MoeConfig {
     pub every: usize,
     /// Position of the sparse block in each run of `every`; the last one by default.
     pub offset: Option<usize>,
+    /// Which sublayers of a sparse block have experts.
+    pub sublayers: Sublayers,
     /// How tokens choose experts.
     pub router: Router,
     /// The same in the decoder of an encoder-decoder; `router` by default.
@@ -45,6 +47,7 @@ impl Default for MoeConfig {
             num_experts: 0,
             every: 2,
             offset: None,
+            sublayers: Sublayers::FeedForward,
             router: Router::default(),
             decoder_router: None,
             capacity: Capacity::default(),
@@ -56,6 +59,39 @@ impl Default for MoeConfig {
             aggregation: Aggregation::Sum,
             d_ff: None,
             shared_experts: 0,
+        }
+    }
+}
+
+/// Which sublayers of a sparse block have experts, each with a router of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sublayers {
+    /// The feed-forward network.
+    FeedForward,
+    /// Self-attention: experts make its queries, keys and values (Switch Transformer, appendix A).
+    Attention,
+    /// Both.
+    Both,
+}
+
+impl Sublayers {
+    /// Whether experts take the place of the feed-forward network.
+    pub fn feed_forward(self) -> bool {
+        self != Sublayers::Attention
+    }
+
+    /// Whether experts make queries, keys and values.
+    pub fn attention(self) -> bool {
+        self != Sublayers::FeedForward
+    }
+
+    /// Their scopes below a block, in the order in which they run.
+    pub fn scopes(self) -> &'static [&'static str] {
+        match self {
+            Sublayers::FeedForward => &["moe"],
+            Sublayers::Attention => &["attention"],
+            Sublayers::Both => &["attention", "moe"],
         }
     }
 }

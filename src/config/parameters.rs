@@ -27,13 +27,47 @@ impl ModelConfig {
         let [encoder, decoder] = self.stacks().map(|layers| self.sparse_in(layers));
         let idle = |router: &Router| self.moe.num_experts.saturating_sub(chosen(router));
         let unmet = [(encoder, &self.moe.router), (decoder, self.moe.router_of_decoder())];
-        let experts = unmet.map(|(layers, router)| product(&[layers, idle(router), self.expert_size()]));
+        let size =
+            [self.feed_forward_expert(), self.attention_expert()].into_iter().fold(0, u128::saturating_add);
+        let experts = unmet.map(|(layers, router)| product(&[layers, idle(router)]).saturating_mul(size));
         self.parameter_count().saturating_sub(clamp(experts[0].saturating_add(experts[1])))
     }
 
-    /// Values of one expert.
-    fn expert_size(&self) -> usize {
-        clamp(product(&[self.feed_forward.num_matrices(), self.d_model, self.expert_d_ff()])) as usize
+    /// Values of one expert in the place of the feed-forward network; 0 where there is none.
+    fn feed_forward_expert(&self) -> u128 {
+        match self.moe.sublayers.feed_forward() {
+            true => product(&[self.feed_forward.num_matrices(), self.d_model, self.expert_d_ff()]),
+            false => 0,
+        }
+    }
+
+    /// Values of one expert in self-attention; 0 where there is none.
+    fn attention_expert(&self) -> u128 {
+        let widths = self.attention_widths();
+        let all = widths.queries.saturating_add(widths.keys).saturating_add(widths.values);
+        if self.moe.sublayers.attention() { product(&[self.d_model, all]) } else { 0 }
+    }
+
+    /// Values of what stands in a sparse block for its feed-forward network, if each token meets so many of the experts that
+    /// it is routed to.
+    fn sparse_feed_forward(&self, met: usize) -> u128 {
+        let dense = product(&[self.feed_forward.num_matrices(), self.d_model, self.d_ff]);
+        if !self.moe.sublayers.feed_forward() {
+            return dense;
+        }
+        let met = met.saturating_add(self.moe.shared_experts) as u128;
+        let router = product(&[self.moe.num_experts, self.d_model]);
+        let after = if self.dense_after_sparse { dense } else { 0 };
+        self.feed_forward_expert().saturating_mul(met).saturating_add(router).saturating_add(after)
+    }
+
+    /// What experts add to the projections of self-attention in a sparse block, if each token meets so many of them.
+    fn sparse_attention(&self, met: usize) -> u128 {
+        if !self.moe.sublayers.attention() {
+            return 0;
+        }
+        let router = product(&[self.moe.num_experts, self.d_model]);
+        self.attention_expert().saturating_mul(met.saturating_sub(1) as u128).saturating_add(router)
     }
 
     /// Blocks with `attentions` attention layers each, the stack's position biases and its final norm.
@@ -44,11 +78,10 @@ impl ModelConfig {
         let attention = self.attention().saturating_add(norm);
         let matrices = self.feed_forward.num_matrices();
         let feed_forward = product(&[matrices, self.d_model, self.d_ff]).saturating_add(norm);
-        let experts = self.moe.num_experts.saturating_add(self.moe.shared_experts);
-        let experts = product(&[experts, self.expert_size()]);
-        let router = product(&[self.moe.num_experts, self.d_model]);
-        let after = if self.dense_after_sparse { feed_forward } else { 0 };
-        let moe = [experts, router, norm, after].into_iter().fold(0, u128::saturating_add);
+        let experts = self.moe.num_experts;
+        let after = if self.dense_after_sparse { norm } else { 0 };
+        let moe = [self.sparse_feed_forward(experts), self.sparse_attention(experts), norm, after];
+        let moe = moe.into_iter().fold(0, u128::saturating_add);
         let bias = match self.positions {
             Positions::RelativeBuckets(buckets) => product(&[buckets.num_buckets, self.num_heads]),
             Positions::Rotary(_) => 0,
@@ -117,16 +150,13 @@ impl ModelConfig {
         clamp(terms.into_iter().fold(0, u128::saturating_add).saturating_mul(2))
     }
 
-    /// Values of all feed-forward networks, routers and chosen experts of a stack that meet one token.
+    /// Values of all feed-forward networks, routers and chosen experts of a stack that meet one token, beside the projections of
+    /// one expert in attention.
     fn met_matrices(&self, layers: usize, router: &Router) -> u128 {
         let sparse = self.sparse_in(layers);
-        let matrices = self.feed_forward.num_matrices();
-        let dense = product(&[matrices, self.d_model, self.d_ff]);
-        let met = chosen(router).min(self.moe.num_experts).saturating_add(self.moe.shared_experts);
-        let experts = product(&[met, self.expert_size()]);
-        let router = product(&[self.moe.num_experts, self.d_model]);
-        let after = if self.dense_after_sparse { dense } else { 0 };
-        let moe = experts.saturating_add(router).saturating_add(after);
+        let dense = product(&[self.feed_forward.num_matrices(), self.d_model, self.d_ff]);
+        let met = chosen(router).min(self.moe.num_experts);
+        let moe = self.sparse_feed_forward(met).saturating_add(self.sparse_attention(met));
         let denses = dense.saturating_mul(layers.saturating_sub(sparse) as u128);
         denses.saturating_add(moe.saturating_mul(sparse as u128))
     }

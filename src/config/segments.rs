@@ -23,7 +23,8 @@ impl Segment {
         self.period.saturating_mul(self.repeats)
     }
 
-    pub fn sparse_layers(&self) -> usize {
+    /// Its sparse blocks.
+    pub fn sparse_blocks(&self) -> usize {
         self.sparse.map_or(0, |_| self.repeats)
     }
 }
@@ -71,12 +72,13 @@ impl ModelConfig {
 
     /// Sparse blocks of a stack of so many blocks.
     pub fn sparse_in(&self, layers: usize) -> usize {
-        self.segments(layers).iter().map(Segment::sparse_layers).sum()
+        self.segments(layers).iter().map(Segment::sparse_blocks).sum()
     }
 
-    /// Sparse blocks of both stacks.
+    /// Sparse layers of both stacks: those of a sparse block are its sublayers with experts.
     pub fn sparse_layers(&self) -> usize {
-        self.stacks().map(|layers| self.sparse_in(layers)).iter().fold(0, |n, m| n.saturating_add(*m))
+        let blocks = self.stacks().map(|layers| self.sparse_in(layers));
+        blocks[0].saturating_add(blocks[1]).saturating_mul(self.moe.sublayers.scopes().len())
     }
 }
 

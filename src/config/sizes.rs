@@ -41,7 +41,13 @@ fn weights(config: &RunConfig) -> Result<(), ConfigError> {
     elements("model.d_ff", "a stack's feed-forward weight", &feed_forward, "layers, d_model, d_ff")?;
     let experts = [layers, model.moe.num_experts, model.d_model, model.expert_d_ff()];
     let fields = "layers, moe.num_experts, d_model, moe.d_ff";
-    elements("model.moe.num_experts", "a stack's expert weight", &experts, fields)
+    elements("model.moe.num_experts", "a stack's expert weight", &experts, fields)?;
+    if !model.moe.sublayers.attention() {
+        return Ok(());
+    }
+    let experts = [layers, model.moe.num_experts, model.d_model, heads];
+    let fields = "layers, moe.num_experts, d_model, num_heads, d_kv";
+    elements("model.moe.sublayers", "a stack's expert weight in attention", &experts, fields)
 }
 
 /// The matrices between latents and heads.
@@ -104,13 +110,13 @@ fn experts(config: &RunConfig) -> Result<(), ConfigError> {
             fields,
             limit: MAX_SLOTS - 1,
         })?;
-        let width = config.model.expert_d_ff().max(config.model.d_model);
+        let width = expert_width(&config.model);
         let buffer = [groups.num_groups, moe.num_experts, capacity, width];
         elements(
             path,
             "the experts' activation",
             &buffer,
-            "groups, moe.num_experts, capacity, moe.d_ff or d_model",
+            "groups, moe.num_experts, capacity, moe.d_ff or d_model or num_heads x d_kv",
         )?;
         if moe.dispatch == Dispatch::Einsum {
             let mask = [groups.num_groups, groups.tokens_per_group, moe.num_experts, capacity];
@@ -118,6 +124,14 @@ fn experts(config: &RunConfig) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+/// Of the widest activation of an expert: in attention, queries, keys and values beside one another.
+fn expert_width(model: &ModelConfig) -> usize {
+    let widest = model.expert_d_ff().max(model.d_model);
+    let widths = model.attention_widths();
+    let projections = widths.queries.saturating_add(widths.keys).saturating_add(widths.values);
+    if model.moe.sublayers.attention() { widest.max(projections) } else { widest }
 }
 
 /// What ranks the tokens: choices are counted by `s32`, and marked one by one.

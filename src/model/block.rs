@@ -16,15 +16,33 @@ pub fn declare(params: &mut Params, config: &ModelConfig, side: Side, sparse: bo
             declare(params);
         });
     };
-    sublayer(params, "attention", &|p| attention::declare(p, config));
+    let experts = Experts::new(config, sparse);
+    sublayer(params, "attention", &|p| match experts.attention {
+        true => moe::declare_attention(p, config, side.router(config)),
+        false => attention::declare(p, config),
+    });
     if side.has_cross_attention(config) {
         sublayer(params, "cross_attention", &|p| attention::declare(p, config));
     }
-    if sparse {
+    if experts.feed_forward {
         sublayer(params, "moe", &|p| moe::declare(p, config, side.router(config)));
     }
-    if !sparse || config.dense_after_sparse {
+    if !experts.feed_forward || config.dense_after_sparse {
         sublayer(params, "mlp", &|p| feed_forward::declare(p, config));
+    }
+}
+
+/// Which sublayers of a block have experts.
+#[derive(Clone, Copy)]
+struct Experts {
+    attention: bool,
+    feed_forward: bool,
+}
+
+impl Experts {
+    fn new(config: &ModelConfig, sparse: bool) -> Self {
+        let sublayers = config.moe.sublayers;
+        Self { attention: sparse && sublayers.attention(), feed_forward: sparse && sublayers.feed_forward() }
     }
 }
 
@@ -75,23 +93,22 @@ fn map_terms(terms: &[Term], to: &mut impl FnMut(Value) -> Value) -> Vec<Term> {
 
 /// Where a block finds the keys that its queries attend to.
 pub trait Keys {
-    /// Keys of the stack's own tokens, of which the block works on `x [batch, length, d_model]`.
-    fn own(&mut self, b: &mut Builder, cx: &Context, x: Value) -> Result<Vec<Value>, BuildError>;
+    /// Keys of the stack's own tokens, of which the block has made these.
+    fn own(&mut self, b: &mut Builder, new: Vec<Value>) -> Result<Vec<Value>, BuildError>;
 
     /// Keys of the encoder's tokens.
     fn cross(&mut self, b: &mut Builder, cx: &Context) -> Result<Vec<Value>, BuildError>;
 }
 
-/// Keys of a whole sequence, made where they are used.
+/// Keys of a whole sequence, used where they are made.
 pub struct Sequence {
-    pub rotation: Option<Rotation>,
     /// The encoder's states `[batch, keys, d_model]`.
     pub memory: Option<Value>,
 }
 
 impl Keys for Sequence {
-    fn own(&mut self, b: &mut Builder, cx: &Context, x: Value) -> Result<Vec<Value>, BuildError> {
-        attention::keys(b, cx, x, self.rotation)
+    fn own(&mut self, _: &mut Builder, new: Vec<Value>) -> Result<Vec<Value>, BuildError> {
+        Ok(new)
     }
 
     fn cross(&mut self, b: &mut Builder, cx: &Context) -> Result<Vec<Value>, BuildError> {
@@ -102,7 +119,7 @@ impl Keys for Sequence {
     }
 }
 
-/// The block on `x [batch, length, d_model]`, and the statistics of its experts.
+/// The block on `x [batch, length, d_model]`, and the statistics of its sublayers with experts, in order.
 pub fn apply(
     b: &mut Builder,
     cx: &Context,
@@ -110,42 +127,56 @@ pub fn apply(
     x: Value,
     shared: &Shared,
     keys: &mut impl Keys,
-) -> Result<(Value, Option<Stats>), BuildError> {
-    let (mut x, ()) = residual(b, cx, "attention", x, |b, x| {
-        let own = keys.own(b, cx, x)?;
-        Ok((attention::attend(b, cx, x, &own, &shared.terms, shared.rotation)?, ()))
+) -> Result<(Value, Vec<Stats>), BuildError> {
+    let experts = Experts::new(cx.config, sparse);
+    let router = shared.side.router(cx.config);
+    let mut stats = vec![];
+    let mut x = residual(b, cx, "attention", x, |b, x| {
+        let (new, queries) = match experts.attention {
+            true => {
+                let (projected, found) = moe::project(b, cx, router, (x, shared.real))?;
+                stats.push(found);
+                attention::from_projections(b, cx, projected, shared.rotation)?
+            }
+            false => {
+                (attention::keys(b, cx, x, shared.rotation)?, attention::queries(b, cx, x, shared.rotation)?)
+            }
+        };
+        let own = keys.own(b, new)?;
+        attention::attend(b, cx, queries, &own, &shared.terms)
     })?;
     if let Some(terms) = &shared.cross {
-        (x, ()) = residual(b, cx, "cross_attention", x, |b, x| {
+        x = residual(b, cx, "cross_attention", x, |b, x| {
             let cross = keys.cross(b, cx)?;
-            Ok((attention::attend(b, cx, x, &cross, terms, None)?, ()))
+            let queries = attention::queries(b, cx, x, None)?;
+            attention::attend(b, cx, queries, &cross, terms)
         })?;
     }
-    let mut stats = None;
-    if sparse {
-        (x, stats) = residual(b, cx, "moe", x, |b, x| {
-            let (y, stats) = moe::apply(b, cx, shared.side.router(cx.config), (x, shared.real))?;
-            Ok((y, Some(stats)))
+    if experts.feed_forward {
+        x = residual(b, cx, "moe", x, |b, x| {
+            let (y, found) = moe::apply(b, cx, router, (x, shared.real))?;
+            stats.push(found);
+            Ok(y)
         })?;
     }
-    if !sparse || cx.config.dense_after_sparse {
-        (x, ()) = residual(b, cx, "mlp", x, |b, x| Ok((feed_forward::apply(b, cx, x)?, ())))?;
+    if !experts.feed_forward || cx.config.dense_after_sparse {
+        x = residual(b, cx, "mlp", x, |b, x| feed_forward::apply(b, cx, x))?;
     }
     Ok((x, stats))
 }
 
 /// `x + dropout(layer(norm(x)))`.
-fn residual<T>(
+fn residual(
     b: &mut Builder,
     cx: &Context,
     name: &str,
     x: Value,
-    layer: impl FnOnce(&mut Builder, Value) -> Result<(Value, T), BuildError>,
-) -> Result<(Value, T), BuildError> {
+    layer: impl FnOnce(&mut Builder, Value) -> Result<Value, BuildError>,
+) -> Result<Value, BuildError> {
     b.scoped(name, |b| {
         let normal = norm::rms_norm(b, cx, "norm", x)?;
-        let (y, extra) = layer(b, normal)?;
+        let y = layer(b, normal)?;
         let y = dropout::dropout(b, cx, "output", cx.config.dropout, y)?;
-        Ok((b.add(x, y)?, extra))
+        b.add(x, y)
     })
 }

@@ -5,7 +5,6 @@ use super::side::Side;
 use crate::build::{BuildError, Builder};
 use crate::config::{ModelConfig, RunConfig, Segment};
 use crate::ir::{DType, TensorType, Value};
-use crate::layers::rotary::Rotation;
 use crate::layers::{self, Context, attention};
 use std::collections::BTreeMap;
 
@@ -106,17 +105,16 @@ impl Cache {
 }
 
 /// Keys of a whole sequence that are noted where they are made, for the cache.
+#[derive(Default)]
 pub(super) struct Noted {
-    pub rotation: Option<Rotation>,
     /// `[batch, length, ..]`.
     pub keys: Vec<Value>,
 }
 
 impl Keys for Noted {
-    fn own(&mut self, b: &mut Builder, cx: &Context, x: Value) -> Result<Vec<Value>, BuildError> {
-        let keys = attention::keys(b, cx, x, self.rotation)?;
-        self.keys.extend(&keys);
-        Ok(keys)
+    fn own(&mut self, _: &mut Builder, new: Vec<Value>) -> Result<Vec<Value>, BuildError> {
+        self.keys.extend(&new);
+        Ok(new)
     }
 
     fn cross(&mut self, _: &mut Builder, _: &Context) -> Result<Vec<Value>, BuildError> {
@@ -126,7 +124,6 @@ impl Keys for Noted {
 
 /// Keys in the cache, to which those of the new token are added.
 pub(super) struct Cached<'a> {
-    pub rotation: Option<Rotation>,
     /// `[repeats, batch, slots, ..]`, in the order of use.
     pub own: Vec<Value>,
     /// `[repeats, batch, inputs, ..]`.
@@ -139,8 +136,7 @@ pub(super) struct Cached<'a> {
 }
 
 impl Keys for Cached<'_> {
-    fn own(&mut self, b: &mut Builder, cx: &Context, x: Value) -> Result<Vec<Value>, BuildError> {
-        let new = attention::keys(b, cx, x, self.rotation)?;
+    fn own(&mut self, b: &mut Builder, new: Vec<Value>) -> Result<Vec<Value>, BuildError> {
         let mut keys = vec![];
         for new in new {
             let place = self.used[0];

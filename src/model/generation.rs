@@ -77,7 +77,7 @@ pub fn prefill_decoder(
             let place = (Side::Decoder, segment, defs);
             let (carry, ys) = stack::run(b, cx, place, &shared.values(), &[x], |b, cx, consts, carry, _| {
                 let shared = shared.with(consts);
-                let mut noted = Noted { rotation: shared.rotation, keys: vec![] };
+                let mut noted = Noted::default();
                 let (x, _) = stack::blocks(b, cx, segment, carry[0], &shared, &mut noted)?;
                 Ok((vec![x], noted.keys))
             })?;
@@ -128,8 +128,7 @@ pub fn decode(
                 let shared = shared.with(&rest[1..]);
                 let row = b.convert(row, DType::S32)?;
                 let own = carry[1..].to_vec();
-                let rotation = shared.rotation;
-                let mut keys = Cached { rotation, own, cross, row, slot: rest[0], used: [0; 2] };
+                let mut keys = Cached { own, cross, row, slot: rest[0], used: [0; 2] };
                 let (x, _) = stack::blocks(b, cx, segment, carry[0], &shared, &mut keys)?;
                 Ok(([&[x], &keys.own[..]].concat(), vec![]))
             })?;

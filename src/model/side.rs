@@ -1,8 +1,9 @@
 //! The two stacks of a Transformer.
 
+use crate::build::{BuildError, Builder};
 use crate::config::{ModelConfig, Router, Segment};
+use crate::ir::Value;
 use crate::layers::position::Sight;
-use std::ops::Range;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -36,11 +37,6 @@ impl Side {
         config.segments(self.layers(config))
     }
 
-    /// Number of sparse layers.
-    pub fn sparse_layers(self, config: &ModelConfig) -> usize {
-        config.sparse_in(self.layers(config))
-    }
-
     /// How tokens of the stack choose experts.
     pub fn router(self, config: &ModelConfig) -> &Router {
         match self {
@@ -49,17 +45,23 @@ impl Side {
         }
     }
 
-    /// The stack of a sparse layer's parameter, and which of the sparse layers of all stacks, encoder first, it belongs to.
-    pub fn sparse_rows(parameter: &str, config: &ModelConfig) -> Option<(Side, Range<usize>)> {
-        let mut start = 0;
+    /// The stack of a sparse layer's parameter, and where its layers are among the sparse layers of all stacks, encoder first.
+    pub fn sparse_rows(parameter: &str, config: &ModelConfig) -> Option<(Side, Rows)> {
+        let scopes = config.moe.sublayers.scopes();
+        let mut first = 0;
         for side in Side::BOTH {
             for segment in side.segments(config) {
-                let rows = start..start + segment.sparse_layers();
-                let scope = format!("{}/{}/", side.name(), segment.scope(segment.sparse.unwrap_or(0)));
-                if segment.sparse.is_some() && parameter.starts_with(&scope) {
-                    return Some((side, rows));
+                let Some(block) = segment.sparse else { continue };
+                for (offset, sublayer) in scopes.iter().enumerate() {
+                    let scope = format!("{}/{}/{sublayer}/", side.name(), segment.scope(block));
+                    if parameter.starts_with(&scope) {
+                        return Some((
+                            side,
+                            Rows { first, offset, every: scopes.len(), count: segment.repeats },
+                        ));
+                    }
                 }
-                start = rows.end;
+                first += segment.sparse_blocks() * scopes.len();
             }
         }
         None
@@ -76,5 +78,24 @@ impl Side {
     /// Whether its blocks attend to the encoder.
     pub fn has_cross_attention(self, config: &ModelConfig) -> bool {
         self == Side::Decoder && Side::Encoder.layers(config) > 0
+    }
+}
+
+/// Some of the rows of a tensor: of `count` runs of `every` rows each, from row `first` on, the one at this offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rows {
+    pub first: usize,
+    pub offset: usize,
+    pub every: usize,
+    pub count: usize,
+}
+
+impl Rows {
+    /// These rows of `x [rows, n]`: `[count, n]`.
+    pub fn of(self, b: &mut Builder, x: Value) -> Result<Value, BuildError> {
+        let first = self.first + self.offset;
+        let last = first + (self.count.max(1) - 1) * self.every;
+        let columns = b.shape(x)[1];
+        b.slice(x, &[first, 0], &[last + 1, columns], &[self.every, 1])
     }
 }

@@ -69,12 +69,14 @@ pub fn apply(
             let (carry, ys) = run(b, cx, (side, segment, defs), &consts, &[x], |b, cx, consts, carry, _| {
                 let (memory, shared_values) = consts.split_at(memory.len());
                 let shared = shared.with(shared_values);
-                let mut keys = Sequence { rotation: shared.rotation, memory: memory.first().copied() };
+                let mut keys = Sequence { memory: memory.first().copied() };
                 let (x, stats) = blocks(b, cx, segment, carry[0], &shared, &mut keys)?;
                 Ok((vec![x], stats))
             })?;
             x = carry[0];
-            stats.extend((!ys.is_empty()).then_some(ys));
+            if !ys.is_empty() {
+                stats.push(by_depth(b, &ys)?);
+            }
         }
         let x = norm::rms_norm(b, cx, "final_norm", x)?;
         let x = dropout::dropout(b, cx, "output", cx.config.dropout, x)?;
@@ -82,7 +84,7 @@ pub fn apply(
     })
 }
 
-/// One run of blocks: the new activations, and the statistics of its sparse block.
+/// One run of blocks: the new activations, and the statistics of its sparse layers.
 pub(super) fn blocks(
     b: &mut Builder,
     cx: &Context,
@@ -100,6 +102,24 @@ pub(super) fn blocks(
         stats.extend(found.iter().flat_map(Stats::values));
     }
     Ok((x, stats))
+}
+
+/// The statistics of a segment, `[repeats, ..]` for each sparse layer of a run one after the other, as those of one sequence of
+/// layers, `[layers, ..]`.
+fn by_depth(b: &mut Builder, stats: &[Value]) -> Result<Vec<Value>, BuildError> {
+    let layers = stats.len() / Stats::COUNT;
+    if layers == 1 {
+        return Ok(stats.to_vec());
+    }
+    let interleave = |i: usize| {
+        let mut shape = b.shape(stats[i]);
+        shape[0] *= layers;
+        let parts = stats.iter().skip(i).step_by(Stats::COUNT).map(|&part| b.expand_dim(part, 1));
+        let parts: Vec<Value> = parts.collect::<Result<_, _>>()?;
+        let all = b.concatenate(&parts, 1)?;
+        b.reshape(all, &shape)
+    };
+    (0..Stats::COUNT).map(interleave).collect()
 }
 
 /// The statistics of all segments, one after the other.

@@ -211,9 +211,11 @@ pub fn dispatch(b: &mut Builder, shape: &MoeShape, plan: &Plan, x: Value) -> Res
     b.reshape(rows, &[shape.experts, shape.groups * shape.capacity, d])
 }
 
-/// The experts' outputs at their tokens, times the gates: `y [E, G * C, D]` -> `[G, S, D]`; zero for dropped tokens.
+/// The experts' outputs at their tokens, times the gates: `y [E, G * C, D]` -> `[G, S, D]`; zero for dropped tokens. Their width
+/// need not be that of the tokens.
 pub fn combine(b: &mut Builder, shape: &MoeShape, plan: &Plan, y: Value) -> Result<Value, BuildError> {
-    let [g, s, e, c, d] = [shape.groups, shape.tokens, shape.experts, shape.capacity, shape.width];
+    let [g, s, e, c] = [shape.groups, shape.tokens, shape.experts, shape.capacity];
+    let d = b.shape(y)[2];
     match *plan {
         Plan::Einsum { combine, .. } => {
             let dtype = b.dtype(y);

@@ -73,6 +73,9 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// How many values there are.
+    pub const COUNT: usize = 9;
+
     /// The values in the order of [`Stats::from_values`].
     pub fn values(&self) -> Vec<Value> {
         let shares = [self.fraction, self.probability];
@@ -129,6 +132,24 @@ pub fn apply(
     router: &Router,
     (x, real): (Value, Value),
 ) -> Result<(Value, Stats), BuildError> {
+    let (mut partial, stats) = routed(b, cx, router, (x, real), |b, inputs| experts::apply(b, cx, inputs))?;
+    if cx.config.moe.shared_experts > 0 {
+        let shared = b.scoped("shared_experts", |b| experts::apply_shared(b, cx, x))?;
+        partial = b.add(partial, shared)?;
+    }
+    let output = b.scoped("combine", |b| cx.mesh.sum(b, partial, MODEL))?;
+    Ok((output, stats))
+}
+
+/// What the `experts` make of their slots `[experts, slots, d_model]`, `[experts, slots, width]`, at the tokens
+/// `[batch, length, width]` and weighted by their gates: zero for dropped tokens.
+pub fn routed(
+    b: &mut Builder,
+    cx: &Context,
+    router: &Router,
+    (x, real): (Value, Value),
+    experts: impl FnOnce(&mut Builder, Value) -> Result<Value, BuildError>,
+) -> Result<(Value, Stats), BuildError> {
     let input_shape = b.shape(x);
     let [batch, length] = [input_shape[0], input_shape[1]];
     let shape = MoeShape::new(cx.config, router, cx.phase, (batch, length));
@@ -147,16 +168,17 @@ pub fn apply(
     let inputs = b.scoped("dispatch", |b| dispatch::dispatch(b, &shape, &plan, tokens))?;
     // Slots go to the devices that have their experts, and back.
     let inputs = b.scoped("dispatch", |b| cx.mesh.exchange(b, inputs, (0, 1), Axis::Expert))?;
-    let outputs = b.scoped("experts", |b| experts::apply(b, cx, inputs))?;
+    let outputs = b.scoped("experts", |b| experts(b, inputs))?;
     let outputs = b.scoped("combine", |b| cx.mesh.exchange(b, outputs, (1, 0), Axis::Expert))?;
     let combined = b.scoped("combine", |b| dispatch::combine(b, &shape, &plan, outputs))?;
-    let mut partial = b.reshape(combined, &input_shape)?;
-    if cx.config.moe.shared_experts > 0 {
-        let shared = b.scoped("shared_experts", |b| experts::apply_shared(b, cx, x))?;
-        partial = b.add(partial, shared)?;
-    }
-    let output = b.scoped("combine", |b| cx.mesh.sum(b, partial, MODEL))?;
-    let stats = Stats {
+    let width = b.shape(combined)[2];
+    let output = b.reshape(combined, &[batch, length, width])?;
+    Ok((output, stats(b, &routing, [batch, length, shape.choices])?))
+}
+
+/// What the layer reports, with decisions of this shape.
+fn stats(b: &mut Builder, routing: &router::Routing, decisions: [usize; 3]) -> Result<Stats, BuildError> {
+    Ok(Stats {
         fraction: routing.balance.fraction,
         probability: routing.balance.probability,
         load_balancing_loss: routing.balance.loss,
@@ -165,7 +187,6 @@ pub fn apply(
         dropped_choices: routing.dropped_choices,
         entropy: routing.entropy,
         load: routing.load,
-        decisions: b.reshape(routing.decisions, &[batch, length, shape.choices])?,
-    };
-    Ok((output, stats))
+        decisions: b.reshape(routing.decisions, &decisions)?,
+    })
 }

@@ -1,5 +1,6 @@
 //! The mixture-of-experts layer: route, dispatch, run the experts, combine.
 
+mod attention;
 mod dispatch;
 mod experts;
 mod layer;
@@ -9,5 +10,6 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use attention::{declare as declare_attention, project};
 pub use layer::{MoeShape, Stats, apply, declare};
 pub use router::update_bias;

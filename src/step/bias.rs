@@ -21,6 +21,6 @@ pub(super) fn updated(
     let (side, rows) = Side::sparse_rows(&def.name, &config.model).ok_or_else(missing)?;
     let rate = side.router(&config.model).bias_update_rate().ok_or_else(missing)?;
     let load = *metrics.last().ok_or_else(missing)?;
-    let load = b.slice_axis(load, 0, rows.start, rows.end)?;
+    let load = rows.of(b, load)?;
     b.scoped(&def.name, |b| moe::update_bias(b, rate, bias, load))
 }

@@ -181,12 +181,19 @@ fn layer_row(records: &[Record], name: &str, layer: usize) -> LayerRow {
     }
 }
 
-/// `encoder/1`, `encoder/3`, ..: the numbers of the sparse blocks, encoder first.
+/// `encoder/1`, `encoder/3`, ..: the numbers of the sparse blocks, encoder first; `encoder/1/attention` for experts there.
 fn layer_names(manifest: &Manifest) -> Vec<String> {
     let model = &manifest.config.model;
     let sparse = |side: Side| {
         let places = model.places(side.layers(model)).into_iter().enumerate();
-        places.filter(|(_, place)| place.sparse).map(move |(layer, _)| format!("{}/{layer}", side.name()))
+        let sparse = places.filter(|(_, place)| place.sparse).map(|(layer, _)| layer);
+        sparse.flat_map(move |layer| {
+            let name = move |scope: &&str| match *scope {
+                "moe" => format!("{}/{layer}", side.name()),
+                other => format!("{}/{layer}/{other}", side.name()),
+            };
+            model.moe.sublayers.scopes().iter().map(name)
+        })
     };
     Side::BOTH.into_iter().flat_map(sparse).collect()
 }

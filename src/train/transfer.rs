@@ -141,7 +141,27 @@ fn places(model: &ModelConfig, side: Side) -> Vec<Place> {
     model.places(side.layers(model))
 }
 
+/// The networks of a layer.
+#[derive(Clone, Copy)]
+struct Networks {
+    /// Whether experts make queries, keys and values.
+    attention_experts: bool,
+    /// Whether there is a sublayer `moe`, and one `mlp`.
+    moe: bool,
+    mlp: bool,
+}
+
+impl Networks {
+    fn new(model: &ModelConfig, place: &Place) -> Self {
+        let sublayers = model.moe.sublayers;
+        let moe = place.sparse && sublayers.feed_forward();
+        let attention_experts = place.sparse && sublayers.attention();
+        Self { attention_experts, moe, mlp: !moe || model.dense_after_sparse }
+    }
+}
+
 /// What becomes a parameter of a layer, named below the layer.
+#[derive(Debug, PartialEq, Eq)]
 enum Counterpart {
     Fresh,
     Same(String),
@@ -149,20 +169,38 @@ enum Counterpart {
     Expert(String),
 }
 
-/// The counterpart of the parameter `rest` of a layer, whose layer in the other model is sparse or not.
-fn counterpart(transfer: Transfer, rest: &str, from_sparse: bool) -> Counterpart {
-    match (transfer, rest.split_once('/')) {
-        (_, Some(("mlp" | "moe", "norm"))) => {
-            Counterpart::Same(if from_sparse { "moe/norm" } else { "mlp/norm" }.into())
+/// The counterpart of the parameter `rest` of a layer in that layer of the other model.
+fn counterpart(transfer: Transfer, rest: &str, own: Networks, from: Networks) -> Counterpart {
+    let (sublayer, inner) = rest.split_once('/').unwrap_or(("", rest));
+    let sparse = sublayer == "moe" || sublayer == "attention" && own.attention_experts;
+    match (transfer, sublayer, inner) {
+        (_, "mlp" | "moe", "norm") => norm(transfer, sublayer, own, from),
+        (_, _, "router" | "router_bias") if sparse => Counterpart::Fresh,
+        (Transfer::Distillation, "mlp", _) if !from.mlp => Counterpart::Fresh,
+        (Transfer::Distillation, "moe", _) => Counterpart::Fresh,
+        (Transfer::Distillation, "attention", "q" | "k" | "v") if from.attention_experts => {
+            Counterpart::Fresh
         }
-        (Transfer::Distillation, Some(("mlp", _))) if from_sparse => Counterpart::Fresh,
-        (Transfer::Distillation, Some(("moe", _))) => Counterpart::Fresh,
-        (Transfer::Upcycling, Some(("moe", inner))) => match inner.split_once('/') {
-            Some(("experts", matrix)) => Counterpart::Expert(format!("mlp/{matrix}")),
-            Some(_) => Counterpart::Same(rest.into()),
-            None => Counterpart::Fresh, // the router
+        (_, _, inner) => match inner.strip_prefix("experts/") {
+            Some(_) if transfer == Transfer::Distillation => Counterpart::Fresh,
+            Some(matrix) if sublayer == "moe" => Counterpart::Expert(format!("mlp/{matrix}")),
+            Some(matrix) => Counterpart::Expert(format!("{sublayer}/{matrix}")),
+            None => Counterpart::Same(rest.into()),
         },
-        _ => Counterpart::Same(rest.into()),
+    }
+}
+
+/// The counterpart of the norm in front of `mlp` or `moe`: that of the same network, else of the one in whose place it stands.
+fn norm(transfer: Transfer, sublayer: &str, own: Networks, from: Networks) -> Counterpart {
+    let (same, other, both) = match sublayer {
+        "moe" => (from.moe, "mlp", own.mlp),
+        _ => (from.mlp, "moe", own.moe),
+    };
+    match same {
+        true => Counterpart::Same(format!("{sublayer}/norm")),
+        // Beside the other network, whose norm it is, this one is new; copies of the other go with a copy of its norm.
+        false if both && transfer == Transfer::Distillation => Counterpart::Fresh,
+        false => Counterpart::Same(format!("{other}/norm")),
     }
 }
 
@@ -182,9 +220,13 @@ impl Planner<'_> {
             let places = places(self.model, side).into_iter().enumerate();
             let scope = |scope: &str| format!("{}/{scope}/", side.name());
             let own = places.filter(|(_, place)| name.starts_with(&scope(&place.scope)));
-            let own: Vec<_> = own.map(|(layer, place)| (layer, scope(&place.scope).len())).collect();
+            let networks = |place: &Place| Networks::new(self.model, place);
+            let own: Vec<_> =
+                own.map(|(layer, place)| (layer, scope(&place.scope).len(), networks(&place))).collect();
             if !own.is_empty() {
-                let row = |(layer, start): (usize, usize)| self.row(side, layer, &name[start..], (name, &ty));
+                let row = |(layer, start, networks): (usize, usize, Networks)| {
+                    self.row(side, (layer, networks), &name[start..], (name, &ty))
+                };
                 let rows = own.into_iter().map(row).collect();
                 return Recipe { name: name.into(), ty, rows };
             }
@@ -194,13 +236,20 @@ impl Planner<'_> {
     }
 
     /// The source of the row that belongs to a layer of a stack.
-    fn row(&mut self, side: Side, layer: usize, rest: &str, (name, ty): (&str, &TensorType)) -> Source {
+    fn row(
+        &mut self,
+        side: Side,
+        (layer, own): (usize, Networks),
+        rest: &str,
+        (name, ty): (&str, &TensorType),
+    ) -> Source {
         let Some(place) = places(self.from, side).into_iter().nth(layer) else {
             return self.misfit(Misfit::Missing { name: name.into(), ty: ty.clone() });
         };
         let mut row = ty.clone();
         row.shape.remove(0);
-        let (rest, copies) = match counterpart(self.transfer, rest, place.sparse) {
+        let from = Networks::new(self.from, &place);
+        let (rest, copies) = match counterpart(self.transfer, rest, own, from) {
             Counterpart::Fresh => return Source::Fresh,
             Counterpart::Same(rest) => (rest, 1),
             Counterpart::Expert(rest) => (rest, row.shape.remove(0)),
@@ -241,10 +290,66 @@ impl Planner<'_> {
 
     /// What the file holds beside: a student does without its teacher's experts, nothing else may get lost.
     fn find_lost(&mut self) {
-        let network = |name: &str| name.contains("/moe/") || name.contains("/mlp/");
+        let experts = |model: &ModelConfig| model.moe.num_experts > 0 && model.moe.sublayers.attention();
+        let attention = experts(self.model) || experts(self.from);
+        let network = |name: &str| {
+            name.contains("/moe/") || name.contains("/mlp/") || attention && name.contains("/attention/")
+        };
         let meant = |name: &str| self.transfer == Transfer::Distillation && network(name);
         let lost = |name: &str| step::is_parameter(name) && !self.used.contains(name) && !meant(name);
         let found = self.file.tensors().filter(|(name, _)| lost(name));
         self.misfits.extend(found.map(|(name, ty)| Misfit::Unknown { name: name.into(), ty: ty.clone() }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DENSE: Networks = Networks { attention_experts: false, moe: false, mlp: true };
+    const SPARSE: Networks = Networks { attention_experts: false, moe: true, mlp: false };
+    /// Experts, and a dense network after them.
+    const PAIR: Networks = Networks { attention_experts: false, moe: true, mlp: true };
+    const ATTENTION: Networks = Networks { attention_experts: true, moe: false, mlp: true };
+
+    fn same(rest: &str) -> Counterpart {
+        Counterpart::Same(rest.into())
+    }
+
+    #[test]
+    fn a_norm_comes_from_the_network_that_it_belongs_to() {
+        let found = |own, from| {
+            ["mlp/norm", "moe/norm"].map(|rest| counterpart(Transfer::Distillation, rest, own, from))
+        };
+        assert_eq!(found(PAIR, PAIR), [same("mlp/norm"), same("moe/norm")]);
+        assert_eq!(found(DENSE, PAIR)[0], same("mlp/norm"));
+        assert_eq!(found(DENSE, SPARSE)[0], same("moe/norm"));
+        assert_eq!(found(SPARSE, DENSE)[1], same("mlp/norm"));
+        assert_eq!(found(SPARSE, PAIR)[1], same("moe/norm"));
+        assert_eq!(found(PAIR, DENSE), [same("mlp/norm"), Counterpart::Fresh]);
+        assert_eq!(found(PAIR, SPARSE), [Counterpart::Fresh, same("moe/norm")]);
+        let upcycled = counterpart(Transfer::Upcycling, "moe/norm", PAIR, DENSE);
+        assert_eq!(upcycled, same("mlp/norm"), "copies of the network see what it saw");
+    }
+
+    #[test]
+    fn a_dense_network_behind_experts_is_taken_over() {
+        let found = |own, from| counterpart(Transfer::Distillation, "mlp/wi", own, from);
+        assert_eq!(found(DENSE, PAIR), same("mlp/wi"));
+        assert_eq!(found(PAIR, PAIR), same("mlp/wi"));
+        assert_eq!(found(DENSE, SPARSE), Counterpart::Fresh);
+    }
+
+    #[test]
+    fn experts_of_attention_are_copies_of_its_matrices_and_none_of_them_is_distilled() {
+        let up = |rest| counterpart(Transfer::Upcycling, rest, ATTENTION, DENSE);
+        assert_eq!(up("attention/experts/q"), Counterpart::Expert("attention/q".into()));
+        assert_eq!(up("attention/router"), Counterpart::Fresh);
+        assert_eq!([up("attention/o"), up("attention/norm")], [same("attention/o"), same("attention/norm")]);
+        let down = |rest, own, from| counterpart(Transfer::Distillation, rest, own, from);
+        assert_eq!(down("attention/q", DENSE, ATTENTION), Counterpart::Fresh);
+        assert_eq!(down("attention/o", DENSE, ATTENTION), same("attention/o"));
+        assert_eq!(down("attention/experts/q", ATTENTION, ATTENTION), Counterpart::Fresh);
+        assert_eq!(down("cross_attention/q", DENSE, ATTENTION), same("cross_attention/q"));
     }
 }

@@ -93,7 +93,7 @@ fn telling(
 }
 
 /// An encoder-decoder: one row padded on the right, one on the left.
-fn check_encoder_decoder(changes: &str) {
+pub fn check_encoder_decoder(changes: &str) {
     let config = config(changes);
     let inputs = ("inputs", tokens(&[&[3, 9, 4, 20, 7, 1, 0, 0], &[0, 0, 0, 11, 12, 13, 14, 1]]));
     let (parameters, made) = telling(&config, std::slice::from_ref(&inputs), 0, 5);
@@ -105,7 +105,7 @@ fn check_encoder_decoder(changes: &str) {
 }
 
 /// A decoder alone: prompts of three and of two tokens, padded on either side.
-fn check_decoder(changes: &str) {
+pub fn check_decoder(changes: &str) {
     let config = config(changes);
     for left in [true, false] {
         let start: &[i32] = if config.model.decoder_inputs == DecoderInputs::ShiftRight { &[0] } else { &[] };

@@ -47,7 +47,7 @@ fn evaluated(config: &RunConfig, graph: &Graph, parameters: &Tensors) -> Vec<Vec
 }
 
 /// Scanned and unrolled stacks have the same gradients: those of the scanned one, in the order of the parameters.
-fn gradients(changes: &str) -> (RunConfig, Tensors, Vec<Vec<f64>>) {
+pub fn gradients(changes: &str) -> (RunConfig, Tensors, Vec<Vec<f64>>) {
     let scanned = config(changes);
     let parameters = parameters(&scanned, 3);
     let results = evaluated(&scanned, &loss_and_gradients(&scanned), &parameters);
@@ -65,7 +65,7 @@ fn gradients(changes: &str) -> (RunConfig, Tensors, Vec<Vec<f64>>) {
 const STEP: f64 = 1e-2;
 
 /// They are the slopes of the loss along a wave in each parameter.
-fn check(changes: &str) {
+pub fn check(changes: &str) {
     let (config, parameters, gradients) = gradients(changes);
     let graph = loss_and_gradients(&config);
     for (n, (def, gradient)) in model::declare(&config.model).iter().zip(gradients).enumerate() {

@@ -1,11 +1,13 @@
 //! Sparse layers: routers that fit the experts and the stack, capacities, groups.
 
 use super::{Checked, MAX_LAYERS, MAX_WIDTH, S32_MAX, count, positive, rate, require, weight};
+use crate::config::attention::Attention;
 use crate::config::capacity::{Capacity, Group};
 use crate::config::model::{Architecture, ModelConfig};
-use crate::config::moe::MoeConfig;
+use crate::config::moe::{MoeConfig, Sublayers};
 use crate::config::router::{Exploration, Priority, Router, Second};
 use crate::config::run::RunConfig;
+use serde_json::json;
 
 pub(super) fn check(model: &ModelConfig) -> Checked {
     let moe = &model.moe;
@@ -18,6 +20,7 @@ pub(super) fn check(model: &ModelConfig) -> Checked {
         count("model.moe.d_ff", d_ff, 1..=MAX_WIDTH, 2048)?;
     }
     count("model.moe.shared_experts", moe.shared_experts, 0..=1 << 10, 1)?;
+    sublayers(model)?;
     routers(model)?;
     capacity(&moe.capacity)?;
     if let Group::Tokens(tokens) = moe.group {
@@ -28,6 +31,28 @@ pub(super) fn check(model: &ModelConfig) -> Checked {
     weight("model.moe.z_loss_coef", moe.z_loss_coef, 0.001)
 }
 
+/// Experts in attention make what its heads need, and stand for no feed-forward network.
+fn sublayers(model: &ModelConfig) -> Checked {
+    let (moe, path) = (&model.moe, "model.moe.sublayers");
+    let found = match moe.sublayers {
+        Sublayers::FeedForward => return Ok(()),
+        Sublayers::Attention => "attention",
+        Sublayers::Both => "both",
+    };
+    let heads = !matches!(model.attention, Attention::Latent(_));
+    let expected =
+        "feed_forward, since model.attention is latent: experts make queries, keys and values of heads";
+    require(heads, path, found, expected, "feed_forward")?;
+    let others = [
+        ("model.moe.shared_experts", moe.shared_experts > 0),
+        ("model.dense_after_sparse", model.dense_after_sparse),
+    ];
+    others.into_iter().try_for_each(|(field, set)| {
+        let expected = format!("both, since {field} belongs to experts of the feed-forward network");
+        require(!set || moe.sublayers.feed_forward(), path, found, &expected, "both")
+    })
+}
+
 fn routers(model: &ModelConfig) -> Checked {
     let (moe, alone) = (&model.moe, model.architecture == Architecture::DecoderOnly);
     router("model.moe.router", &moe.router, moe)?;
@@ -35,7 +60,7 @@ fn routers(model: &ModelConfig) -> Checked {
         return if alone { causal("model.moe.router", &moe.router) } else { causal_default(moe) };
     };
     let expected = "null in a decoder_only model, whose router is model.moe.router";
-    let found = serde_json::json!(decoder);
+    let found = json!(decoder);
     require(!alone, "model.moe.decoder_router", format_args!("{found}"), expected, format_args!("null"))?;
     router("model.moe.decoder_router", decoder, moe)?;
     causal("model.moe.decoder_router", decoder)
@@ -134,7 +159,7 @@ fn causal_default(moe: &MoeConfig) -> Checked {
         return Ok(());
     }
     let expected = "a causal router, since model.moe.router looks at later tokens, which a decoder must not";
-    let example = serde_json::json!({ "kind": "switch" });
+    let example = json!({ "kind": "switch" });
     require(false, "model.moe.decoder_router", format_args!("null"), expected, format_args!("{example}"))
 }
 

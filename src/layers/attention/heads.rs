@@ -1,23 +1,60 @@
 //! Multi-head attention; with fewer heads of keys and values than of queries it is grouped-query attention.
 
 use super::scores::{Term, mix};
-use super::{Context, Params, query_scale};
+use super::{Context, Params, output, query_scale};
 use crate::build::{BuildError, Builder};
 use crate::config::ModelConfig;
 use crate::ir::Value;
 use crate::layers::rotary::{self, Rotation};
-use crate::shard::{Axis, MODEL};
+use crate::shard::Axis;
 
-pub fn declare(params: &mut Params, config: &ModelConfig, kv_heads: usize) {
-    let [model, inner, shared] = [config.d_model, config.num_heads * config.d_kv, kv_heads * config.d_kv];
-    params.matrix("q", [model, inner], query_scale(config, config.d_kv)).split(-1, Axis::Model);
-    params.matrix("k", [model, shared], config.init_scale).split(-1, Axis::Model);
-    params.matrix("v", [model, shared], config.init_scale).split(-1, Axis::Model);
-    params.matrix("o", [inner, model], config.init_scale).split(-2, Axis::Model);
+/// A matrix from tokens to all heads of queries, keys or values.
+#[derive(Clone, Copy, Debug)]
+pub struct Projection {
+    pub name: &'static str,
+    /// Of all heads together.
+    pub width: usize,
+    /// `s` of its first weights.
+    pub scale: f64,
+}
+
+/// The matrices of queries, keys and values.
+pub fn projections(config: &ModelConfig) -> [Projection; 3] {
+    let widths = config.attention_widths();
+    let scale = config.init_scale;
+    [
+        Projection { name: "q", width: widths.queries, scale: query_scale(config, config.d_kv) },
+        Projection { name: "k", width: widths.keys, scale },
+        Projection { name: "v", width: widths.values, scale },
+    ]
+}
+
+pub fn declare(params: &mut Params, config: &ModelConfig) {
+    for Projection { name, width, scale } in projections(config) {
+        params.matrix(name, [config.d_model, width], scale).split(-1, Axis::Model);
+    }
+    declare_output(params, config);
+}
+
+/// The matrix from the mixed values of all heads to the result.
+pub fn declare_output(params: &mut Params, config: &ModelConfig) {
+    let inner = config.attention_widths().output;
+    params.matrix("o", [inner, config.d_model], config.init_scale).split(-2, Axis::Model);
 }
 
 pub fn kept(kv_heads: usize, width: usize) -> Vec<(&'static str, Vec<usize>)> {
     vec![("k", vec![kv_heads, width]), ("v", vec![kv_heads, width])]
+}
+
+/// Queries `[batch, queries, heads, d_kv]`.
+pub fn queries(
+    b: &mut Builder,
+    cx: &Context,
+    x: Value,
+    rotation: Option<Rotation>,
+) -> Result<Value, BuildError> {
+    let q = project(b, cx, "q", x)?;
+    turned(b, cx, q, rotation)
 }
 
 /// Keys and values `[batch, keys, kv_heads, d_kv]`.
@@ -28,32 +65,41 @@ pub fn keys(
     rotation: Option<Rotation>,
 ) -> Result<Vec<Value>, BuildError> {
     let k = project(b, cx, "k", x)?;
-    let k = rotary::turn(b, k, rotation)?;
-    Ok(vec![k, project(b, cx, "v", x)?])
+    let k = turned(b, cx, k, rotation)?;
+    let v = project(b, cx, "v", x)?;
+    Ok(vec![k, split(b, cx, v)?])
 }
 
 pub fn attend(
     b: &mut Builder,
     cx: &Context,
-    x: Value,
+    q: Value,
     [k, v]: [Value; 2],
     terms: &[Term],
-    rotation: Option<Rotation>,
 ) -> Result<Value, BuildError> {
-    let q = project(b, cx, "q", x)?; // [batch, queries, heads, d_kv]
-    let q = rotary::turn(b, q, rotation)?;
     let mixed = mix(b, cx, [q, k, v], terms)?; // [batch, queries, heads, d_kv]
-    let shape = b.shape(mixed);
-    let mixed = b.reshape(mixed, &[shape[0], shape[1], shape[2] * shape[3]])?;
-    let o = cx.weight(b, "o")?;
-    let output = b.einsum("bqi,id->bqd", mixed, o)?;
-    cx.mesh.sum(b, output, MODEL)
+    output(b, cx, mixed)
 }
 
-/// `[batch, length, heads, d_kv]`: of all heads, those that this device has.
+/// `[batch, length, heads * d_kv]`: of all heads, those that this device has.
 fn project(b: &mut Builder, cx: &Context, name: &str, x: Value) -> Result<Value, BuildError> {
     let weight = cx.weight(b, name)?;
-    let projected = b.einsum("bld,di->bli", x, weight)?;
+    b.einsum("bld,di->bli", x, weight)
+}
+
+/// Projected tokens in heads, turned by their positions: `[batch, length, heads, d_kv]`.
+pub fn turned(
+    b: &mut Builder,
+    cx: &Context,
+    projected: Value,
+    rotation: Option<Rotation>,
+) -> Result<Value, BuildError> {
+    let heads = split(b, cx, projected)?;
+    rotary::turn(b, heads, rotation)
+}
+
+/// `[batch, length, heads * d_kv]` -> `[batch, length, heads, d_kv]`.
+pub fn split(b: &mut Builder, cx: &Context, projected: Value) -> Result<Value, BuildError> {
     let shape = b.shape(projected);
     b.reshape(projected, &[shape[0], shape[1], shape[2] / cx.config.d_kv.max(1), cx.config.d_kv])
 }

@@ -7,16 +7,35 @@
 //! Source: DeepSeek-V2 (2024), section 2.1; the norms of both latents are those of DeepSeek-V3.
 
 use super::scores::{Term, mix, probabilities};
-use super::{Context, Params, query_scale};
+use super::{Context, Params, output, query_scale};
 use crate::build::{BuildError, Builder};
 use crate::config::{Latent, ModelConfig};
 use crate::ir::{DType, Value};
 use crate::layers::norm;
 use crate::layers::rotary::{self, Rotation};
-use crate::shard::{Axis, MODEL};
+use crate::shard::Axis;
 
 /// Added to the mean square in the norms of latents, whatever that of other norms is.
 const NORM_EPSILON: f64 = 1e-6;
+
+/// Queries in two parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Queries {
+    pub widths: Latent,
+    /// `[batch, queries, heads, nope_dim]`.
+    pub nope: Value,
+    /// `[batch, queries, heads, rope_dim]`.
+    pub rope: Value,
+}
+
+/// What tokens keep for all heads.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys {
+    /// `[batch, keys, kv_rank]`.
+    pub latent: Value,
+    /// `[batch, keys, rope_dim]`.
+    pub rope: Value,
+}
 
 pub fn declare(params: &mut Params, config: &ModelConfig, widths: Latent) {
     let Latent { query_rank, kv_rank, nope_dim, rope_dim, value_dim } = widths;
@@ -64,31 +83,25 @@ pub fn keys(
 pub fn attend(
     b: &mut Builder,
     cx: &Context,
-    widths: Latent,
-    x: Value,
-    [latent, rope]: [Value; 2],
+    queries: Queries,
+    keys: Keys,
     terms: &[Term],
-    rotation: Option<Rotation>,
 ) -> Result<Value, BuildError> {
-    let queries = queries(b, cx, widths, x, rotation)?;
-    let mixed = match b.shape(x)[1] {
-        1 => in_latents(b, cx, widths, queries, [latent, rope], terms)?,
-        _ => in_heads(b, cx, widths, queries, [latent, rope], terms)?,
+    let mixed = match b.shape(queries.nope)[1] {
+        1 => in_latents(b, cx, queries, keys, terms)?,
+        _ => in_heads(b, cx, queries, keys, terms)?,
     }; // [batch, queries, heads, value_dim]
-    let shape = b.shape(mixed);
-    let mixed = b.reshape(mixed, &[shape[0], shape[1], shape[2] * shape[3]])?;
-    let output = product(b, cx, "o", mixed)?;
-    cx.mesh.sum(b, output, MODEL)
+    output(b, cx, mixed)
 }
 
-/// The parts of the queries without and with position: `[batch, queries, heads, nope_dim]`, `[.., rope_dim]`.
-fn queries(
+/// The parts of the queries without and with position.
+pub fn queries(
     b: &mut Builder,
     cx: &Context,
     widths: Latent,
     x: Value,
     rotation: Option<Rotation>,
-) -> Result<[Value; 2], BuildError> {
+) -> Result<Queries, BuildError> {
     let q = match widths.query_rank {
         Some(_) => {
             let down = product(b, cx, "q_down", x)?;
@@ -102,26 +115,26 @@ fn queries(
     let q = b.reshape(q, &[shape[0], shape[1], shape[2] / key.max(1), key])?;
     let nope = b.slice_axis(q, 3, 0, widths.nope_dim)?;
     let rope = b.slice_axis(q, 3, widths.nope_dim, key)?;
-    Ok([nope, rotary::turn(b, rope, rotation)?])
+    Ok(Queries { widths, nope, rope: rotary::turn(b, rope, rotation)? })
 }
 
 /// Attention with the keys and values of each head.
 fn in_heads(
     b: &mut Builder,
     cx: &Context,
-    widths: Latent,
-    [q_nope, q_rope]: [Value; 2],
-    [latent, rope]: [Value; 2],
+    queries: Queries,
+    keys: Keys,
     terms: &[Term],
 ) -> Result<Value, BuildError> {
+    let widths = queries.widths;
     let [k_up, v_up] = up(b, cx, widths)?;
-    let k = b.einsum("bkr,rhn->bkhn", latent, k_up)?;
-    let v = b.einsum("bkr,rhv->bkhv", latent, v_up)?;
+    let k = b.einsum("bkr,rhn->bkhn", keys.latent, k_up)?;
+    let v = b.einsum("bkr,rhv->bkhv", keys.latent, v_up)?;
     let mut shape = b.shape(k);
     shape[3] = widths.rope_dim;
-    let rope = b.broadcast_in_dim(rope, &shape, &[0, 1, 3])?;
+    let rope = b.broadcast_in_dim(keys.rope, &shape, &[0, 1, 3])?;
     let k = b.concatenate(&[k, rope], 3)?;
-    let q = b.concatenate(&[q_nope, q_rope], 3)?;
+    let q = b.concatenate(&[queries.nope, queries.rope], 3)?;
     mix(b, cx, [q, k, v], terms)
 }
 
@@ -129,18 +142,17 @@ fn in_heads(
 fn in_latents(
     b: &mut Builder,
     cx: &Context,
-    widths: Latent,
-    [q_nope, q_rope]: [Value; 2],
-    [latent, rope]: [Value; 2],
+    queries: Queries,
+    keys: Keys,
     terms: &[Term],
 ) -> Result<Value, BuildError> {
-    let [k_up, v_up] = up(b, cx, widths)?;
-    let q = b.einsum("bqhn,rhn->bqhr", q_nope, k_up)?;
-    let nope = b.einsum_into("bqhr,bkr->bhqk", q, latent, DType::F32, Default::default())?;
-    let turned = b.einsum_into("bqhe,bke->bhqk", q_rope, rope, DType::F32, Default::default())?;
+    let [k_up, v_up] = up(b, cx, queries.widths)?;
+    let q = b.einsum("bqhn,rhn->bqhr", queries.nope, k_up)?;
+    let nope = b.einsum_into("bqhr,bkr->bhqk", q, keys.latent, DType::F32, Default::default())?;
+    let turned = b.einsum_into("bqhe,bke->bhqk", queries.rope, keys.rope, DType::F32, Default::default())?;
     let scores = b.add(nope, turned)?;
     let probs = probabilities(b, cx, scores, terms)?;
-    let mixed = b.einsum("bhqk,bkr->bqhr", probs, latent)?;
+    let mixed = b.einsum("bhqk,bkr->bqhr", probs, keys.latent)?;
     b.einsum("bqhr,rhv->bqhv", mixed, v_up)
 }
 

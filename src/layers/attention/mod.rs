@@ -14,13 +14,14 @@ use super::{Context, Params};
 use crate::build::{BuildError, Builder};
 use crate::config::{Attention, ModelConfig, ScoreScale};
 use crate::ir::Value;
+use crate::shard::MODEL;
 
+pub use heads::{Projection, declare_output, projections};
 pub use scores::{Term, causal_mask, hide_others, hide_padding, same_example};
 
 pub fn declare(params: &mut Params, config: &ModelConfig) {
     match config.attention {
-        Attention::MultiHead => heads::declare(params, config, config.num_heads),
-        Attention::GroupedQuery(grouped) => heads::declare(params, config, grouped.num_kv_heads),
+        Attention::MultiHead | Attention::GroupedQuery(_) => heads::declare(params, config),
         Attention::Latent(widths) => latent::declare(params, config, widths),
     }
 }
@@ -55,22 +56,65 @@ pub fn keys(
     }
 }
 
-/// Tokens `x [batch, queries, d_model]` attend to what others kept; `terms` are added to the scores. The result is like `x`.
-pub fn attend(
+/// What tokens look for, `[batch, queries, heads, ..]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Queries {
+    Heads(Value),
+    Latent(latent::Queries),
+}
+
+/// What tokens `x [batch, queries, d_model]` look for.
+pub fn queries(
     b: &mut Builder,
     cx: &Context,
     x: Value,
+    rotation: Option<Rotation>,
+) -> Result<Queries, BuildError> {
+    match cx.config.attention {
+        Attention::MultiHead | Attention::GroupedQuery(_) => {
+            Ok(Queries::Heads(heads::queries(b, cx, x, rotation)?))
+        }
+        Attention::Latent(widths) => Ok(Queries::Latent(latent::queries(b, cx, widths, x, rotation)?)),
+    }
+}
+
+/// Keys and queries made of projections `[batch, length, width]`, in the order of [`projections`].
+pub fn from_projections(
+    b: &mut Builder,
+    cx: &Context,
+    [q, k, v]: [Value; 3],
+    rotation: Option<Rotation>,
+) -> Result<(Vec<Value>, Queries), BuildError> {
+    let q = heads::turned(b, cx, q, rotation)?;
+    let k = heads::turned(b, cx, k, rotation)?;
+    Ok((vec![k, heads::split(b, cx, v)?], Queries::Heads(q)))
+}
+
+/// Queries attend to what tokens kept; `terms` are added to the scores. The result is `[batch, queries, d_model]`.
+pub fn attend(
+    b: &mut Builder,
+    cx: &Context,
+    queries: Queries,
     keys: &[Value],
     terms: &[Term],
-    rotation: Option<Rotation>,
 ) -> Result<Value, BuildError> {
     let &[first, second] = keys else {
         return Err(BuildError::Invalid("internal: attention keeps two tensors per token".into()));
     };
-    match cx.config.attention {
-        Attention::MultiHead | Attention::GroupedQuery(_) => {
-            heads::attend(b, cx, x, [first, second], terms, rotation)
+    match queries {
+        Queries::Heads(q) => heads::attend(b, cx, q, [first, second], terms),
+        Queries::Latent(queries) => {
+            let keys = latent::Keys { latent: first, rope: second };
+            latent::attend(b, cx, queries, keys, terms)
         }
-        Attention::Latent(widths) => latent::attend(b, cx, widths, x, [first, second], terms, rotation),
     }
+}
+
+/// Mixed values `[batch, queries, heads, value_width]` -> `[batch, queries, d_model]`.
+fn output(b: &mut Builder, cx: &Context, mixed: Value) -> Result<Value, BuildError> {
+    let shape = b.shape(mixed);
+    let mixed = b.reshape(mixed, &[shape[0], shape[1], shape[2] * shape[3]])?;
+    let o = cx.weight(b, "o")?;
+    let output = b.einsum("bqi,id->bqd", mixed, o)?;
+    cx.mesh.sum(b, output, MODEL)
 }
