@@ -66,11 +66,13 @@ fn a_run_starts_from_the_parameters_of_another_and_goes_on_bit_for_bit() {
     assert_eq!(newest(workspace, "parts").recorded_digest(), newest(workspace, "whole").recorded_digest());
 
     // A file of its own is measured to its end, as the last step of the run did.
-    let eval = ["eval", "whole/artifact", "--checkpoint", "whole", "--held-out", "held.jsonl", "--json"];
+    let eval =
+        ["eval", "whole/artifact", "--checkpoint", "whole", "--held-out", "held.jsonl", "--json", "--greedy"];
     let found: Value = serde_json::from_str(&workspace.succeed(&eval)).unwrap();
     assert_eq!((&found["sequences"], &found["truncated_targets"]), (&11.0.into(), &2.into()));
     assert_eq!(found["cross_entropy"].as_f64(), records.last().unwrap().value("held_out_loss"));
     assert_eq!(found["exact_match"].as_f64(), Some(0.0));
+    assert_eq!((&found["greedy_pairs"], found["greedy_exact_match"].as_f64()), (&11.into(), Some(0.0)));
     let message = workspace.fail(&fine_tune("parts", &["--init-from", "run", "--steps", "9"]));
     assert_eq!(message, "`parts` holds a run already; give --resume to go on with it, or another folder");
 }
@@ -98,4 +100,44 @@ fn parameters_that_do_not_fit_are_all_listed() {
         )
     );
     assert!(!workspace.path("refused").exists(), "nothing was started");
+}
+
+#[test]
+fn a_decoder_alone_learns_to_answer_and_writes_what_it_learnt() {
+    let workspace = Workspace::new();
+    let write = |name: &str, count: usize| {
+        // Prompts of different lengths, two of which have no room beside each other's answer.
+        let line =
+            |i: usize| format!("{{\"input\": \"{}{i}:\", \"target\": \"{}\"}}\n", "n".repeat(i % 7), "even");
+        std::fs::write(workspace.path(name), (0..count).map(line).collect::<String>()).unwrap();
+    };
+    write("pairs.jsonl", 80);
+    write("held.jsonl", 9);
+    let train = ["train", "causal.json", "--data", "pairs.jsonl", "--held-out", "held.jsonl", "--out", "run"];
+    let more = [
+        "--steps",
+        "60",
+        "--set",
+        "data.objective.kind=text_to_text",
+        "--set",
+        "batch.packing=true",
+        "--set",
+        "schedule.rate=0.03",
+        "--eval-every",
+        "60",
+    ];
+    let printed = workspace.succeed(&[&train[..], &more].concat());
+    assert!(printed.contains("held-out exact match"), "{printed}");
+    let eval =
+        ["eval", "run/artifact", "--checkpoint", "run", "--held-out", "held.jsonl", "--json", "--greedy"];
+    let found: Value = serde_json::from_str(&workspace.succeed(&eval)).unwrap();
+    // "even" and the end, nine times; no token of an input.
+    assert_eq!((&found["tokens"], &found["sequences"]), (&45.0.into(), &9.0.into()));
+    assert_eq!((found["exact_match"].as_f64(), found["greedy_exact_match"].as_f64()), (Some(1.0), Some(1.0)));
+    let message =
+        workspace.fail(&["eval", "causal.json", "--checkpoint", "run", "--data", "text", "--greedy"]);
+    assert_eq!(
+        message,
+        "--greedy compares with the targets of pairs, and data.objective.kind is not text_to_text"
+    );
 }

@@ -1,10 +1,10 @@
 //! `eval`: the loss of a checkpoint on held-out text.
 
 use super::{Devices, Needs, common};
-use crate::config::RunConfig;
+use crate::config::{Objective, RunConfig};
 use crate::data::{Corpus, DataSpec};
-use crate::train::{self, HeldOutLoss, HeldOutText, Session};
-use anyhow::Context;
+use crate::train::{self, GreedyMatch, HeldOutLoss, HeldOutText, Session};
+use anyhow::{Context, bail};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -32,6 +32,9 @@ pub struct Args {
     /// Most batches; by default 64 of --data, all of --held-out
     #[arg(long, value_name = "N", value_parser = common::at_least_one)]
     batches: Option<usize>,
+    /// Let the model write the targets of pairs too, greedily, and count those that are right to the end
+    #[arg(long)]
+    greedy: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -51,16 +54,43 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let wanted: Vec<String> = spec.state_inputs().map(|port| port.name.clone()).collect();
     let checkpoint = common::open_checkpoint(&args.checkpoint)?;
     let (text, batches) = held_out_text(&artifact.manifest.config, &args)?;
+    if args.greedy {
+        can_generate(&artifact.manifest.config)?;
+    }
+    let rows = artifact.manifest.config.batch.sequences_per_microbatch();
     let mut session = Session::new(args.device.open(devices, artifact.manifest.num_replicas)?, artifact);
     common::restore(&mut session, &checkpoint, &wanted)?;
     common::prepare(&mut session, "eval_step")?;
     let loss = train::held_out(&mut session, &text, batches)?;
+    let greedy = match args.greedy {
+        true => Some(written(session, &text, batches.saturating_mul(rows))?),
+        false => None,
+    };
     let step = checkpoint.meta().step;
     match args.json {
-        true => common::say(as_json(step, &loss))?,
-        false => common::say(as_text(step, &loss))?,
+        true => common::say(as_json(step, &loss, greedy))?,
+        false => common::say(as_text(step, &loss, greedy))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses what no targets can be generated for.
+fn can_generate(config: &RunConfig) -> anyhow::Result<()> {
+    if !matches!(config.data.objective, Objective::TextToText { .. }) {
+        bail!("--greedy compares with the targets of pairs, and data.objective.kind is not text_to_text");
+    }
+    if config.mesh.num_replicas() > 1 {
+        bail!("--greedy generates, which runs on one device; give the configuration without its mesh");
+    }
+    Ok(())
+}
+
+/// The targets that the model writes exactly, of at most so many pairs.
+fn written(mut session: Session, text: &HeldOutText, most: usize) -> anyhow::Result<GreedyMatch> {
+    for program in ["prefill", "decode_step"] {
+        common::prepare(&mut session, program)?;
+    }
+    Ok(train::greedy_match(session, text, most)?)
 }
 
 /// What to measure on, and the most batches of it.
@@ -76,22 +106,30 @@ fn held_out_text(config: &RunConfig, args: &Args) -> anyhow::Result<(HeldOutText
     })
 }
 
-fn as_json(step: u64, loss: &HeldOutLoss) -> serde_json::Value {
-    serde_json::json!({
+fn as_json(step: u64, loss: &HeldOutLoss, greedy: Option<GreedyMatch>) -> serde_json::Value {
+    let mut found = serde_json::json!({
         "step": step, "cross_entropy": loss.cross_entropy, "accuracy": loss.accuracy,
         "exact_match": loss.exact_match, "tokens": loss.tokens, "sequences": loss.sequences,
         "truncated_inputs": loss.truncated.inputs, "truncated_targets": loss.truncated.targets,
         "batches": loss.batches,
-    })
+    });
+    if let Some(greedy) = greedy {
+        found["greedy_exact_match"] = greedy.share().into();
+        found["greedy_pairs"] = greedy.pairs.into();
+    }
+    found
 }
 
-fn as_text(step: u64, loss: &HeldOutLoss) -> String {
+fn as_text(step: u64, loss: &HeldOutLoss, greedy: Option<GreedyMatch>) -> String {
     let HeldOutLoss { cross_entropy, tokens, sequences, batches, truncated, .. } = loss;
     let (accuracy, exact) = (100.0 * loss.accuracy, 100.0 * loss.exact_match);
     let mut text = format!(
         "step {step}: {cross_entropy:.4} nats/token, accuracy {accuracy:.1} %, exact match {exact:.1} %, {tokens} tokens of \
          {sequences} sequences in {batches} batches"
     );
+    if let Some(greedy) = greedy {
+        text += &format!("; {} of {} targets written greedily", greedy.exact, greedy.pairs);
+    }
     if truncated.inputs + truncated.targets > 0 {
         text += &format!("; truncated: {} inputs, {} targets", truncated.inputs, truncated.targets);
     }

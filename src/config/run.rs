@@ -9,11 +9,11 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::capacity::Groups;
-use super::data::DataConfig;
+use super::data::{DataConfig, Objective};
 use super::distillation::Distillation;
 use super::error::ConfigError;
 use super::mesh::Mesh;
-use super::model::ModelConfig;
+use super::model::{Architecture, ModelConfig};
 use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
 use super::{json, overrides, schema};
 
@@ -130,6 +130,12 @@ impl RunConfig {
         let alone = Self { mesh: Mesh::default(), ..self.clone() };
         let bytes = Sha256::digest(alone.to_json().as_bytes());
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whether input and target of a pair are one row, of which the target alone is predicted.
+    pub fn joins_pairs(&self) -> bool {
+        let alone = self.model.architecture == Architecture::DecoderOnly;
+        alone && matches!(self.data.objective, Objective::TextToText { .. })
     }
 
     /// Sequences of one microbatch that one device works on.

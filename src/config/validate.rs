@@ -316,17 +316,7 @@ fn objective(config: &RunConfig) -> Checked {
     let expected = "false: only examples of text_to_text can be shorter than a row";
     require(varied || !config.batch.packing, "batch.packing", config.batch.packing, expected, false)?;
     match (&config.data.objective, config.model.architecture) {
-        (Objective::Causal, Architecture::DecoderOnly) => {
-            let BatchConfig { input_length, target_length, .. } = config.batch;
-            let expected = format!("batch.input_length = {input_length}: each token predicts the next");
-            require(
-                target_length == input_length,
-                "batch.target_length",
-                target_length,
-                &expected,
-                input_length,
-            )
-        }
+        (Objective::Causal, Architecture::DecoderOnly) => one_length(config, "each token predicts the next"),
         (Objective::SpanCorruption { noise_density, mean_span_length }, Architecture::EncoderDecoder) => {
             spans(config, *noise_density, *mean_span_length)
         }
@@ -338,14 +328,23 @@ fn objective(config: &RunConfig) -> Checked {
             require(false, "data.objective.kind", "causal", expected, "span_corruption")
         }
         (Objective::SpanCorruption { .. }, Architecture::DecoderOnly) => {
-            let expected = "causal, since model.architecture is decoder_only";
+            let expected = "causal or text_to_text, since model.architecture is decoder_only";
             require(false, "data.objective.kind", "span_corruption", expected, "causal")
         }
-        (Objective::TextToText { .. }, Architecture::DecoderOnly) => {
-            let expected = "causal, since model.architecture is decoder_only";
-            require(false, "data.objective.kind", "text_to_text", expected, "causal")
+        (Objective::TextToText { input_field, target_field }, Architecture::DecoderOnly) => {
+            pairs(config, input_field, target_field)?;
+            count("batch.input_length", config.batch.input_length, 3..=MAX_WIDTH, 128)?;
+            one_length(config, "a target stands behind its input")
         }
     }
+}
+
+/// A decoder alone has rows of one length.
+fn one_length(config: &RunConfig, reason: &str) -> Checked {
+    let BatchConfig { input_length, target_length, .. } = config.batch;
+    let expected = format!("batch.input_length = {input_length}: {reason}");
+    let fits = target_length == input_length;
+    require(fits, "batch.target_length", target_length, &expected, input_length)
 }
 
 /// Each side has room for a token and the end.

@@ -25,6 +25,8 @@ pub struct Batch {
     pub inputs: Option<Array2<i32>>,
     /// `s32[sequences, target_length]`.
     pub targets: Array2<i32>,
+    /// What each place of the targets is, where pairs are joined: 1 the input's, 2 the target's, 0 pad.
+    pub roles: Option<Array2<i32>>,
     /// Which example of its row each place belongs to, where rows hold several.
     pub segments: Option<Segments>,
     /// One per row, or more where rows hold several. Rows without any, in the last held-out batch only, are pad.

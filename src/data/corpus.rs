@@ -288,8 +288,10 @@ fn settings_digest(spec: &DataSpec, tokenizer: &Tokenizer, shape: &ExampleShape)
         spec.held_out,
         spec.seed
     ]);
-    if let (true, Some(settings)) = (shape.packing, settings.as_array_mut()) {
-        settings.push("packing".into());
+    for (set, name) in [(shape.packing, "packing"), (shape.joined, "joined")] {
+        if let (true, Some(settings)) = (set, settings.as_array_mut()) {
+            settings.push(name.into());
+        }
     }
     hex(&Sha256::digest(settings.to_string())[..16])
 }

@@ -16,6 +16,8 @@ pub(super) struct ExampleShape {
     /// `None` for an objective with targets only.
     pub(super) input_length: Option<usize>,
     pub(super) target_length: usize,
+    /// Whether the target of a pair stands behind its input, in one row.
+    pub(super) joined: bool,
     /// Whether a row holds several examples.
     pub(super) packing: bool,
 }
@@ -35,6 +37,8 @@ pub(super) struct Example {
     /// Empty for an objective with targets only.
     pub(super) inputs: Vec<u32>,
     pub(super) targets: Vec<u32>,
+    /// How many of the targets are the input of a joined pair.
+    pub(super) prompt: usize,
     pub(super) truncated: Truncated,
 }
 
@@ -55,20 +59,31 @@ impl std::ops::AddAssign for Truncated {
 impl ExampleShape {
     /// Errors: lengths, noise or sentinels that do not go together.
     pub(super) fn new(spec: &DataSpec, tokenizer: &Tokenizer) -> Result<Self, DataError> {
-        let (input_length, target_length, packing) = (spec.input_length, spec.target_length, spec.packing);
-        let objective = spec.objective.clone();
-        match objective {
-            Objective::Causal => {
-                Ok(Self { objective, raw_tokens: target_length, input_length: None, target_length, packing })
-            }
+        let (input_length, target_length) = (spec.input_length, spec.target_length);
+        let shape = Self {
+            objective: spec.objective.clone(),
+            raw_tokens: target_length,
+            input_length: Some(input_length),
+            target_length,
+            joined: false,
+            packing: spec.packing,
+        };
+        match spec.objective {
+            Objective::Causal => Ok(Self { input_length: None, ..shape }),
+            Objective::TextToText { .. } if spec.joined => match target_length {
+                0..3 => {
+                    let expected = "at least 3, for a token of each side and the end";
+                    Err(DataError::setting("target_length", expected, target_length))
+                }
+                _ => Ok(Self { input_length: None, joined: true, ..shape }),
+            },
             Objective::TextToText { .. } => {
                 for (name, length) in [("input_length", input_length), ("target_length", target_length)] {
                     if length < 2 {
                         return Err(DataError::setting(name, "at least 2, for a token and the end", length));
                     }
                 }
-                let input_length = Some(input_length);
-                Ok(Self { objective, raw_tokens: target_length, input_length, target_length, packing })
+                Ok(shape)
             }
             Objective::SpanCorruption { noise_density, mean_span_length } => {
                 let lengths = span::lengths(input_length, noise_density, mean_span_length)?;
@@ -81,8 +96,7 @@ impl ExampleShape {
                 if needed > found {
                     return Err(DataError::TooFewSentinels { tokens: lengths.tokens, needed, found });
                 }
-                let (raw_tokens, input_length) = (lengths.tokens, Some(input_length));
-                Ok(Self { objective, raw_tokens, input_length, target_length, packing })
+                Ok(Self { raw_tokens: lengths.tokens, ..shape })
             }
         }
     }
@@ -97,7 +111,8 @@ impl ExampleShape {
 
     /// The example of a stretch of `min_tokens..=raw_tokens` tokens or of a pair; `rng` draws its noise.
     ///
-    /// Both sides of a pair end in eos. A side that is longer than its row is cut in front of it.
+    /// Both sides of a pair end in eos. A side that is longer than its row is cut in front of it. Of a joined pair the target
+    /// does so; it has all of the row but one place, the input what is left, and keeps its last tokens.
     pub(super) fn example(&self, raw: &Raw, mut rng: ChaCha8Rng, tokenizer: &Tokenizer) -> Example {
         let eos = tokenizer.eos();
         match (raw, &self.objective) {
@@ -106,17 +121,25 @@ impl ExampleShape {
                 let sentinel = |n| tokenizer.sentinel(n).unwrap_or(PAD);
                 let span::Corrupted { inputs, targets } =
                     corrupt(tokens, *noise_density, *mean_span_length, &mut rng, sentinel, eos);
-                Example { inputs, targets, truncated: Truncated::default() }
+                Example { inputs, targets, prompt: 0, truncated: Truncated::default() }
             }
             (Raw::Stretch(tokens), _) => {
                 let targets = tokens.clone();
-                Example { inputs: vec![], targets, truncated: Truncated::default() }
+                Example { inputs: vec![], targets, prompt: 0, truncated: Truncated::default() }
+            }
+            (Raw::Pair(input, target), _) if self.joined => {
+                let (target, cut_target) = ended(target, self.target_length - 1, eos);
+                let cut = (input.len() + target.len()).saturating_sub(self.target_length);
+                let prompt = &input[cut..];
+                let truncated = Truncated { inputs: (cut > 0).into(), targets: cut_target.into() };
+                let targets = [prompt, &target].concat();
+                Example { inputs: vec![], targets, prompt: prompt.len(), truncated }
             }
             (Raw::Pair(input, target), _) => {
                 let (inputs, cut_input) = ended(input, self.input_length.unwrap_or(0), eos);
                 let (targets, cut_target) = ended(target, self.target_length, eos);
                 let truncated = Truncated { inputs: cut_input.into(), targets: cut_target.into() };
-                Example { inputs, targets, truncated }
+                Example { inputs, targets, prompt: 0, truncated }
             }
         }
     }

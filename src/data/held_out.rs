@@ -9,6 +9,13 @@ use super::rows::Rows;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+/// Input and target of an example, without the tokens that end them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    pub input: Vec<u32>,
+    pub target: Vec<u32>,
+}
+
 /// Batches over some text, once; made where they are asked for, without a thread.
 ///
 /// Their order is random but fixed, so that the first few are a fair sample. After an error the iterator ends.
@@ -63,6 +70,18 @@ impl HeldOut {
         let noise = rng(0, Purpose::HeldOutNoise, self.next_example, 0);
         self.next_example += 1;
         Ok(Some(self.corpus.shape.example(&raw, noise, &self.corpus.tokenizer)))
+    }
+
+    /// The pairs one after the other, as they are cut to rows. After an error the iterator goes on with what it can read.
+    pub fn pairs(mut self) -> impl Iterator<Item = Result<Pair, DataError>> {
+        let eos = self.corpus.tokenizer.eos();
+        std::iter::from_fn(move || self.example().transpose()).map(move |example| {
+            let Example { inputs, targets, prompt, .. } = example?;
+            let (head, target) = targets.split_at(prompt);
+            let without_end = |ids: &[u32]| ids.strip_suffix(&[eos]).unwrap_or(ids).to_vec();
+            let input = if inputs.is_empty() { head.to_vec() } else { without_end(&inputs) };
+            Ok(Pair { input, target: without_end(target) })
+        })
     }
 
     fn batch(&mut self) -> Result<Option<Batch>, DataError> {

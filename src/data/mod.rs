@@ -28,7 +28,7 @@ pub use batches::{Batch, Batches, Segments};
 pub use corpus::{Corpus, CorpusSummary};
 pub use error::DataError;
 pub use example::Truncated;
-pub use held_out::HeldOut;
+pub use held_out::{HeldOut, Pair};
 pub use position::Position;
 pub use spec::DataSpec;
 pub use tokenizer::{PAD, Tokenizer};

@@ -10,6 +10,7 @@ pub(super) struct Rows {
     sequences: usize,
     input_length: Option<usize>,
     target_length: usize,
+    joined: bool,
     packing: bool,
     rows: Vec<Row>,
 }
@@ -24,8 +25,8 @@ struct Row {
 
 impl Rows {
     pub(super) fn new(shape: &ExampleShape, sequences: usize) -> Self {
-        let &ExampleShape { input_length, target_length, packing, .. } = shape;
-        Self { sequences, input_length, target_length, packing, rows: vec![] }
+        let &ExampleShape { input_length, target_length, joined, packing, .. } = shape;
+        Self { sequences, input_length, target_length, joined, packing, rows: vec![] }
     }
 
     /// Whether the batch is complete whatever comes next.
@@ -68,6 +69,7 @@ impl Rows {
         let blank = |length| Array2::from_elem((self.sequences, length), PAD as i32);
         let mut inputs = self.input_length.map(blank);
         let mut targets = blank(self.target_length);
+        let mut roles = self.joined.then(|| targets.clone());
         let mut segments =
             self.packing.then(|| Segments { inputs: inputs.clone(), targets: targets.clone() });
         let (mut num_examples, mut truncated) = (0, Truncated::default());
@@ -81,10 +83,13 @@ impl Rows {
             }
             let sides = row.examples.iter().map(|example| example.targets.as_slice());
             fill(targets.row_mut(number), target_numbers.map(|all| all.row_mut(number)), sides);
+            if let Some(roles) = &mut roles {
+                mark(roles.row_mut(number), &row.examples);
+            }
             num_examples += row.examples.len();
             row.examples.iter().for_each(|example| truncated += example.truncated);
         }
-        Batch { inputs, targets, segments, num_examples, truncated, position: None }
+        Batch { inputs, targets, roles, segments, num_examples, truncated, position: None }
     }
 }
 
@@ -103,6 +108,18 @@ fn fill<'a>(
         if let Some(numbers) = &mut numbers {
             numbers.slice_mut(s![start..end]).fill(number);
         }
+        start = end;
+    }
+}
+
+/// Marks tokens of inputs with 1 and those of targets with 2.
+fn mark(mut row: ArrayViewMut1<i32>, examples: &[Example]) {
+    let mut start = 0;
+    for example in examples {
+        let end = (start + example.targets.len()).min(row.len());
+        let middle = (start + example.prompt).min(end);
+        row.slice_mut(s![start..middle]).fill(1);
+        row.slice_mut(s![middle..end]).fill(2);
         start = end;
     }
 }

@@ -15,11 +15,13 @@ pub struct DataSpec {
     pub vocab_size: u32,
     /// Rows of a batch.
     pub sequences: usize,
-    /// Tokens per row of the inputs; not used by the causal objective.
+    /// Tokens per row of the inputs; not used by the causal objective and for joined pairs.
     pub input_length: usize,
     /// Tokens per row of the targets; for span corruption at least what
     /// [`span_corruption_lengths`](crate::config::span_corruption_lengths) gives for `input_length`, padded beyond it.
     pub target_length: usize,
+    /// Whether a pair is one row of targets, its target behind its input, as a decoder alone reads it.
+    pub joined: bool,
     /// Whether a row holds several examples, where they fit.
     pub packing: bool,
     /// Consecutive examples that are shuffled together.

@@ -16,6 +16,7 @@ fn spec(path: &Path) -> DataSpec {
         sequences: 3,
         input_length: 64,
         target_length: 14,
+        joined: false,
         packing: false,
         shuffle_examples: 10,
         held_out: 0.1,
@@ -438,4 +439,44 @@ fn packed_batches_follow_a_restored_position_exactly_and_lose_no_example() {
     let spec = DataSpec { packing: true, input_length: 40, target_length: 15, ..pairs(folder.path()) };
     let corpus = Corpus::open(&spec).unwrap();
     assert_eq!(corpus.whole(3).map(|batch| batch.unwrap().num_examples).sum::<usize>(), 40);
+}
+
+/// Pairs in rows of six, each a target behind its input.
+fn joined(lines: &[(&str, &str)], packing: bool) -> (TempDir, Corpus) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    let line =
+        |(input, target): &(&str, &str)| format!("{{\"input\": \"{input}\", \"target\": \"{target}\"}}\n");
+    fs::write(&path, lines.iter().map(line).collect::<String>()).unwrap();
+    let spec = DataSpec { joined: true, packing, target_length: 6, shuffle_examples: 1, ..pairs(&path) };
+    (folder, Corpus::open(&DataSpec { sequences: 3, ..spec }).unwrap())
+}
+
+#[test]
+fn a_target_stands_behind_its_input_and_has_the_row_but_for_one_place() {
+    let (_folder, corpus) = joined(&[("ab", "c"), ("abcdef", "xy"), ("ab", "uvwxyz")], false);
+    let batch = take(&corpus, &corpus.start(), 1).pop().unwrap();
+    assert_eq!(batch.inputs, None);
+    // The second keeps the last tokens of its input, the third all of its target that leaves one of them.
+    let rows =
+        ndarray::array![[100, 101, 102, 1, 0, 0], [103, 104, 105, 123, 124, 1], [101, 120, 121, 122, 123, 1]];
+    assert_eq!(batch.targets, rows);
+    let roles = ndarray::array![[1, 1, 2, 2, 0, 0], [1, 1, 1, 2, 2, 2], [1, 2, 2, 2, 2, 2]];
+    assert_eq!((batch.roles, batch.segments), (Some(roles), None));
+    assert_eq!(batch.truncated, Truncated { inputs: 2, targets: 1 });
+    let pairs: Vec<Pair> = corpus.whole(1).pairs().map(Result::unwrap).collect();
+    let first = Pair { input: vec![100, 101], target: vec![102] };
+    assert!(pairs.len() == 3 && pairs.contains(&first), "{pairs:?}");
+}
+
+#[test]
+fn joined_pairs_are_packed_and_numbered() {
+    let (_folder, corpus) = joined(&[("a", "b"), ("c", ""), ("ab", "cd"), ("x", "y")], true);
+    let batch = take(&corpus, &corpus.start(), 1).pop().unwrap();
+    // Lengths 3, 2, 5 and 3 of 6; behind the last one there is room for the first of the next epoch.
+    assert_eq!(batch.targets.row(0).to_vec(), [100, 101, 1, 102, 1, 0]);
+    assert_eq!(batch.roles.unwrap().row(0).to_vec(), [1, 2, 2, 1, 2, 0]);
+    let segments = batch.segments.unwrap();
+    assert_eq!(segments.targets.row(0).to_vec(), [1, 1, 1, 2, 2, 0]);
+    assert_eq!((segments.inputs, batch.num_examples), (None, 5));
 }

@@ -16,6 +16,9 @@ pub struct Batch {
     pub inputs: Option<Value>,
     /// `s32[batch, target_length]`.
     pub targets: Value,
+    /// `s32[batch, target_length]`, where a row of a decoder alone is an input and its target: 1 for tokens of the input, which
+    /// are read, 2 for those of the target, which are predicted too, 0 for padding.
+    pub roles: Option<Value>,
     /// Which example of its row each place belongs to, where rows hold several.
     pub segments: Option<Segments>,
 }
@@ -33,7 +36,8 @@ impl Batch {
     /// All that comes from the data.
     pub fn values(&self) -> Vec<Value> {
         let segments = self.segments.map(|s| [Some(s.targets), s.inputs]);
-        let all = [Some(self.targets), self.inputs].into_iter().chain(segments.into_iter().flatten());
+        let all = [Some(self.targets), self.inputs, self.roles];
+        let all = all.into_iter().chain(segments.into_iter().flatten());
         all.flatten().collect()
     }
 
@@ -43,11 +47,12 @@ impl Batch {
         let mut take = |old: Value| next.next().unwrap_or(old);
         let targets = take(self.targets);
         let inputs = self.inputs.map(&mut take);
+        let roles = self.roles.map(&mut take);
         let segments = self.segments.map(|s| {
             let targets = take(s.targets);
             Segments { targets, inputs: s.inputs.map(&mut take) }
         });
-        Self { inputs, targets, segments }
+        Self { inputs, targets, roles, segments }
     }
 }
 
@@ -124,16 +129,16 @@ struct Reading {
 
 fn reading(b: &mut Builder, config: &ModelConfig, batch: Batch) -> Result<Reading, BuildError> {
     let targets = batch.targets;
-    let real = real(b, config, targets)?;
+    let real = decoder_real(b, config, batch)?;
+    let weights = target_weights(b, config, batch)?;
     match config.decoder_inputs {
         DecoderInputs::ShiftRight => {
             let segments = batch.segments.map(|segments| segments.targets);
             let tokens = embedding::shift_right(b, targets, segments)?;
-            Ok(Reading { tokens, real, labels: targets, weights: real })
+            Ok(Reading { tokens, real, labels: targets, weights })
         }
         DecoderInputs::Tokens => {
             let labels = embedding::shift_left(b, targets)?;
-            let weights = target_weights(b, config, batch)?;
             Ok(Reading { tokens: targets, real, labels, weights })
         }
     }
@@ -141,17 +146,35 @@ fn reading(b: &mut Builder, config: &ModelConfig, batch: Batch) -> Result<Readin
 
 /// `f32[batch, target_length]`: 1 where the decoder is to predict a token, 0 elsewhere.
 pub fn target_weights(b: &mut Builder, config: &ModelConfig, batch: Batch) -> Result<Value, BuildError> {
-    let real = real(b, config, batch.targets)?;
+    let real = decoder_real(b, config, batch)?;
+    let wanted = match batch.roles {
+        Some(roles) => {
+            let target = b.compare_scalar(Direction::Eq, roles, TARGET_ROLE)?;
+            b.mask(target, real, 0.0)?
+        }
+        None => real,
+    };
     if config.decoder_inputs == DecoderInputs::ShiftRight {
-        return Ok(real);
+        return Ok(wanted);
     }
-    let next = embedding::shift_left(b, real)?;
+    let next = embedding::shift_left(b, wanted)?;
     let weights = b.mul(real, next)?;
     let Some(Segments { targets, .. }) = batch.segments else { return Ok(weights) };
     // The last token of an example does not predict the first of the next.
     let next = embedding::shift_left(b, targets)?;
     let same = b.compare(Direction::Eq, targets, next)?;
     b.mask(same, weights, 0.0)
+}
+
+/// The role of a token that is predicted, see [`Batch::roles`].
+const TARGET_ROLE: f64 = 2.0;
+
+/// `f32[batch, target_length]`: 1 for tokens that the decoder runs on, 0 for padding.
+fn decoder_real(b: &mut Builder, config: &ModelConfig, batch: Batch) -> Result<Value, BuildError> {
+    let real = real(b, config, batch.targets)?;
+    let Some(roles) = batch.roles else { return Ok(real) };
+    let used = b.compare_scalar(Direction::Gt, roles, 0.0)?;
+    b.mask(used, real, 0.0)
 }
 
 /// Embeds both sides by one lookup, whose derivative is then one pass over the table.

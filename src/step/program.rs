@@ -171,6 +171,10 @@ impl Assembly<'_> {
             Architecture::DecoderOnly => None,
         };
         let targets = self.rows("targets", sequences, sizes.target_length)?;
+        let roles = match self.config.joins_pairs() {
+            true => Some(self.rows("target_roles", sequences, sizes.target_length)?),
+            false => None,
+        };
         let segments = match sizes.packing {
             true => Some(Segments {
                 inputs: inputs
@@ -180,7 +184,7 @@ impl Assembly<'_> {
             }),
             false => None,
         };
-        Ok(Batch { inputs, targets, segments })
+        Ok(Batch { inputs, targets, roles, segments })
     }
 
     /// An input `s32[sequences, length]`, of which every device takes its rows of each microbatch.

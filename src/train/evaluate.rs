@@ -14,7 +14,13 @@ pub enum HeldOutText {
 }
 
 impl HeldOutText {
-    fn batches(&self, sequences: usize) -> HeldOut {
+    pub(super) fn corpus(&self) -> &Corpus {
+        match self {
+            Self::Share(corpus) | Self::Whole(corpus) => corpus,
+        }
+    }
+
+    pub(super) fn batches(&self, sequences: usize) -> HeldOut {
         match self {
             Self::Share(corpus) => corpus.held_out(sequences),
             Self::Whole(corpus) => corpus.whole(sequences),

@@ -84,6 +84,11 @@ impl Generator {
         Ok(Self { session, given, slot, slots, eos, sampling, rng })
     }
 
+    /// The session, to be used again.
+    pub fn into_session(self) -> Session {
+        self.session
+    }
+
     /// Generates until every row has ended, at most `limit` tokens each or until the slots are full. What each row generated
     /// before its end-of-sequence token is returned.
     pub fn run(&mut self, limit: usize) -> Result<Vec<Vec<u32>>, GenerateError> {

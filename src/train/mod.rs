@@ -2,6 +2,7 @@
 
 mod evaluate;
 mod generate;
+mod greedy;
 mod initial;
 mod report;
 mod run;
@@ -11,6 +12,7 @@ mod transfer;
 
 pub use evaluate::{HeldOutLoss, HeldOutText, held_out};
 pub use generate::{GenerateError, Generator, Sampling};
+pub use greedy::{GreedyMatch, greedy_match};
 pub use initial::{Initial, InitialError, Misfit, check_fit};
 pub use run::{Options, Outcome, TrainError, batch_inputs, train};
 pub use session::{Named, Session, SessionError};
@@ -31,6 +33,7 @@ pub fn data_spec(config: &RunConfig, paths: &[PathBuf], sequences: usize) -> Dat
         sequences,
         input_length: config.batch.input_length,
         target_length: config.batch.target_length,
+        joined: config.joins_pairs(),
         packing: config.batch.packing,
         shuffle_examples: config.data.shuffle_examples,
         held_out: config.data.held_out,

@@ -1,6 +1,7 @@
 //! The training loop: batches in, metrics and checkpoints out.
 
 use super::evaluate::{self, HeldOutText};
+use super::generate::GenerateError;
 use super::initial::{self, Initial, InitialError};
 use super::session::{Named, Session, SessionError};
 use super::teacher::{self, Teacher, TeacherError};
@@ -82,6 +83,8 @@ pub enum TrainError {
     #[error(transparent)]
     Teacher(Box<TeacherError>),
     #[error(transparent)]
+    Generate(Box<GenerateError>),
+    #[error(transparent)]
     Session(#[from] SessionError),
     #[error(transparent)]
     Data(#[from] DataError),
@@ -96,6 +99,12 @@ pub enum TrainError {
 impl From<TeacherError> for TrainError {
     fn from(error: TeacherError) -> Self {
         Self::Teacher(Box::new(error))
+    }
+}
+
+impl From<GenerateError> for TrainError {
+    fn from(error: GenerateError) -> Self {
+        Self::Generate(Box::new(error))
     }
 }
 
@@ -395,7 +404,8 @@ impl Run<'_> {
 
 /// The named inputs of a program for this batch.
 pub fn batch_inputs(batch: Batch) -> Result<Named, SessionError> {
-    let mut named = vec![("inputs", batch.inputs), ("targets", Some(batch.targets))];
+    let mut named =
+        vec![("inputs", batch.inputs), ("targets", Some(batch.targets)), ("target_roles", batch.roles)];
     if let Some(Segments { inputs, targets }) = batch.segments {
         named.extend([("input_segments", inputs), ("target_segments", Some(targets))]);
     }

@@ -28,7 +28,8 @@ fn loss_and_gradients(config: &RunConfig) -> Graph {
             key,
         };
         let inputs = (config.model.num_encoder_layers > 0).then_some(batch[0]);
-        let forward = model::forward(b, &cx, &defs, Batch { inputs, targets: batch[1], segments: None })?;
+        let forward =
+            model::forward(b, &cx, &defs, Batch { inputs, targets: batch[1], roles: None, segments: None })?;
         let loss = forward.token_loss(b, &cx, config.loss, None)?.objective;
         let grads = grad::gradients(b, loss, params)?;
         Ok([vec![loss], grads].concat())

@@ -5,5 +5,6 @@ mod attention_experts;
 mod generation;
 mod gradients;
 mod model;
+mod pairs;
 mod presets;
 mod reference;
