@@ -19,20 +19,23 @@ fn pairs(decoder_inputs: &str, sequences: usize, packing: bool) -> RunConfig {
     config.resolved().unwrap()
 }
 
+/// What stands at the places of a pair, the one of this number in its row.
+type Side = fn(usize, &[i32], &[i32]) -> Vec<i32>;
+
 /// Tokens, roles and numbers of rows of pairs.
 fn rows(all: &[&[usize]]) -> [Vec<Vec<i32>>; 3] {
-    let row = |of: &dyn Fn(usize, &[i32], &[i32]) -> Vec<i32>, pairs: &[usize]| {
-        let parts = pairs.iter().enumerate().flat_map(|(n, &i)| of(n, PAIRS[i].0, PAIRS[i].1));
-        let mut row: Vec<i32> = parts.collect();
-        row.resize(LENGTH, 0);
-        row
-    };
-    let make = |of: &dyn Fn(usize, &[i32], &[i32]) -> Vec<i32>| all.iter().map(|p| row(of, p)).collect();
-    [
-        make(&|_, input, target| [input, target].concat()),
-        make(&|_, input, target| [vec![1; input.len()], vec![2; target.len()]].concat()),
-        make(&|n, input, target| vec![n as i32 + 1; input.len() + target.len()]),
-    ]
+    let tokens: Side = |_, input, target| [input, target].concat();
+    let roles: Side = |_, input, target| [vec![1; input.len()], vec![2; target.len()]].concat();
+    let numbers: Side = |n, input, target| vec![n as i32 + 1; input.len() + target.len()];
+    [tokens, roles, numbers].map(|side| {
+        let row = |pairs: &&[usize]| {
+            let parts = pairs.iter().enumerate().flat_map(|(n, &i)| side(n, PAIRS[i].0, PAIRS[i].1));
+            let mut row: Vec<i32> = parts.collect();
+            row.resize(LENGTH, 0);
+            row
+        };
+        all.iter().map(row).collect()
+    })
 }
 
 fn matrix(rows: &[Vec<i32>]) -> switchyard::ir::Literal {
