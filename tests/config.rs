@@ -223,6 +223,7 @@ fn the_reference_page_names_every_field() {
         vec!["data.tokenizer.kind=hugging_face", "data.tokenizer.path=x"],
         vec!["model.moe.router.kind=top_k", "model.moe.router.exploration.kind=input_dropout"],
         vec!["model.moe.router.kind=gshard", "model.moe.router.exploration.kind=sample"],
+        vec!["model.moe.router.kind=gshard", "model.moe.router.second_eval.kind=random"],
         vec!["model.moe.router.kind=no_token_left_behind", "model.moe.capacity.kind=absolute"],
         vec!["model.moe.router.kind=deepseek_v3", "model.moe.capacity.kind=dropless"],
     ];
@@ -269,6 +270,7 @@ fn routers_and_capacities_read_as_written() {
         router(r#"{"kind": "gshard", "second": {"kind": "random", "threshold": 0.3}}"#),
         Router::Gshard {
             second: Second::Random { threshold: 0.3 },
+            second_eval: None,
             exploration: Exploration::Argmax,
             priority: Priority::Position
         }

@@ -3,8 +3,11 @@
 
 use serde_json::{Value, json};
 use switchyard::artifact::{self, Artifact};
-use switchyard::config::{Router, RunConfig};
+use switchyard::build::{BuildError, Builder};
+use switchyard::config::{Group, Mesh, ModelConfig, MoeConfig, Router, RunConfig};
+use switchyard::eval::evaluate;
 use switchyard::inspect;
+use switchyard::ir::{Combiner, DType, Literal, Reducer, ScatterDims, TensorType, Value as Node};
 
 /// 2 rows of 16 and 7 tokens, 8 experts, one sparse block in each stack.
 fn compiled(moe: &Value, programs: &[&str]) -> Artifact {
@@ -108,4 +111,69 @@ fn the_selection_bias_is_state_without_slots_that_training_returns() {
         assert_eq!(found(&spec.inputs), if program == "init" { vec![] } else { vec![name.to_owned()] });
         assert_eq!(found(&spec.outputs), if returned { vec![name.to_owned()] } else { vec![] });
     }
+}
+
+#[test]
+fn devices_and_groups_are_as_many_as_published() {
+    // flaxformer has at least one group per expert and replica: as here, where each device has groups of its own.
+    for (limit, experts, replicas, groups) in
+        [(8, 2, 1, 4), (9, 2, 1, 4), (16, 4, 2, 8), (32, 2, 1, 2), (64, 2, 1, 2)]
+    {
+        let mesh = Mesh { data: replicas, expert: experts, ..Mesh::default() };
+        let own = Group::Tokens(limit).split(1, 32 / mesh.batch_parts());
+        assert_eq!(own.num_groups * mesh.batch_parts(), groups, "at most {limit} of 32 tokens");
+    }
+    // Of four devices, those that the partitions of experts and of models leave over are replicas.
+    for (expert, model, data) in [(1, 1, 4), (2, 1, 2), (2, 2, 1), (4, 1, 1)] {
+        assert_eq!(Mesh { data, expert, model, ..Mesh::default() }.num_replicas(), 4);
+    }
+}
+
+#[test]
+fn sparse_layers_lie_where_published() {
+    let places = |every: usize, num_dense_layers: usize, layers: usize| {
+        let moe = MoeConfig { num_experts: 2, every, ..MoeConfig::default() };
+        let model = ModelConfig { moe, num_dense_layers, ..ModelConfig::default() };
+        let places = model.places(layers);
+        let sparse: Vec<usize> = (0..layers).filter(|&layer| places[layer].sparse).collect();
+        (sparse, model.segments(layers)[0].repeats)
+    };
+    // Twelve layers: three mixed with the others, one at the top, all; 24 layers of which three are sparse are three runs.
+    assert_eq!(places(4, 0, 12).0, [3, 7, 11]);
+    assert_eq!(places(1, 11, 12).0, [11]);
+    assert_eq!(places(1, 0, 12).0, (0..12).collect::<Vec<_>>());
+    assert_eq!(places(8, 0, 24), (vec![7, 15, 23], 3));
+}
+
+/// What `body` makes of `x`.
+fn evaluated(x: Literal, body: impl FnOnce(&mut Builder, Node) -> Result<Node, BuildError>) -> Literal {
+    let graph = Builder::graph(&[x.ty().clone()], |b, inputs| Ok(vec![body(b, inputs[0])?])).unwrap();
+    evaluate(&graph, &[x]).unwrap().remove(0)
+}
+
+#[test]
+fn prefix_sums_are_the_published_offsets_of_exchanged_rows() {
+    // Device i sends sizes[i][j] rows to device j.
+    let sizes = Literal::new([4, 4], &[1, 2, 0, 3, 4, 0, 1, 2, 0, 3, 2, 1, 2, 1, 4, 0]).unwrap();
+    let within = evaluated(sizes.clone(), |b, x| b.cumsum(x, 1, true, false));
+    assert_eq!(within.to_f64(), [0, 1, 3, 3, 0, 4, 4, 5, 0, 0, 3, 5, 0, 2, 3, 7].map(f64::from));
+    let before = evaluated(sizes, |b, x| b.cumsum(x, 0, true, false));
+    assert_eq!(before.to_f64(), [0, 0, 0, 0, 1, 2, 0, 3, 5, 2, 1, 5, 5, 5, 3, 6].map(f64::from));
+}
+
+#[test]
+fn a_scatter_adds_what_meets_and_skips_what_lies_outside() {
+    // Updates 1, 2, 3 at place 1, 4 behind the last.
+    let found = evaluated(Literal::new([4], &[1f32, 2.0, 3.0, 4.0]).unwrap(), |b, updates| {
+        let zeros = b.zeros(&TensorType::new(DType::F32, [3]))?;
+        let places = b.constant(Literal::new([4, 1], &[1, 1, 1, 3])?)?;
+        let dims = ScatterDims {
+            inserted_window_dims: vec![0],
+            scatter_dims_to_operand_dims: vec![0],
+            index_vector_dim: 1,
+            ..Default::default()
+        };
+        b.scatter((zeros, places, updates), dims, Combiner::Reduce(Reducer::Add), false)
+    });
+    assert_eq!(found.to_f64(), [0.0, 6.0, 0.0]);
 }

@@ -34,9 +34,12 @@ pub enum Router {
     },
     /// Top-2 whose gates add up to one before any choice is dropped (GShard; the MoE baseline of Switch Transformer).
     Gshard {
-        /// When a token takes up its second expert.
+        /// When a token takes up its second expert in training.
         #[serde(default)]
         second: Second,
+        /// The same in evaluation; as in training by default, but always taken where that is random.
+        #[serde(default)]
+        second_eval: Option<Second>,
         /// Noise of the choice while training.
         #[serde(default = "no_noise")]
         exploration: Exploration,
@@ -121,6 +124,7 @@ impl Router {
         },
         Router::Gshard {
             second: Second::RANDOM,
+            second_eval: None,
             exploration: Exploration::Argmax,
             priority: Priority::Position,
         },
@@ -251,7 +255,7 @@ impl Default for Exploration {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Second {
-    /// With probability `min(1, gate / threshold)` in training, always in evaluation.
+    /// With probability `min(1, gate / threshold)`.
     Random {
         /// The gate from which the second expert is always taken.
         #[serde(default = "default_threshold")]
@@ -268,6 +272,14 @@ pub enum Second {
 }
 
 impl Second {
+    /// What holds in evaluation, unless it is given.
+    pub fn in_evaluation(self) -> Second {
+        match self {
+            Second::Random { .. } => Second::All,
+            fixed => fixed,
+        }
+    }
+
     /// Mesh TensorFlow's default.
     pub const RANDOM: Second = Second::Random { threshold: 0.2 };
 }

@@ -36,7 +36,10 @@ pub(super) fn variants(path: &str) -> Vec<Value> {
             Exploration::InputDropout { rate: 0.1 },
             Exploration::Sample { temperature: 1.0 },
         ]),
-        "model.moe.router.second" | "model.moe.decoder_router.second" => {
+        "model.moe.router.second"
+        | "model.moe.router.second_eval"
+        | "model.moe.decoder_router.second"
+        | "model.moe.decoder_router.second_eval" => {
             trees(&[Second::default(), Second::Threshold { threshold: 0.2 }, Second::All])
         }
         "model.moe.capacity" => trees(&Capacity::KINDS),

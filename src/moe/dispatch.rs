@@ -3,7 +3,7 @@
 //! Legend: G groups, S tokens per group, E experts, C capacity, k choices per token, D width. A slot holds at most one token.
 //! Where tokens choose, a token has at most k slots, so both directions and their derivatives are gathers in the `gather`
 //! form. Where experts choose, a token can have a slot of every expert: gathering E rows per token would cost far more than
-//! the slots are long, so outputs are added up by a scatter.
+//! the slots are long, so outputs are added up by a scatter, and so are the derivatives of inputs.
 
 use super::layer::MoeShape;
 use super::router::Slots;
@@ -204,8 +204,7 @@ pub fn dispatch(b: &mut Builder, shape: &MoeShape, plan: &Plan, x: Value) -> Res
         }
         Plan::GatherAndAdd { token_of_slot, .. } => {
             let flat = b.reshape(x, &[shape.groups * shape.tokens, d])?;
-            let rows = rows_or_zero(b, flat, token_of_slot)?;
-            b.name(rows, "expert_inputs", &["slots", "d_model"])
+            spread(b, flat, token_of_slot)?
         }
     };
     b.reshape(rows, &[shape.experts, shape.groups * shape.capacity, d])
@@ -233,7 +232,6 @@ pub fn combine(b: &mut Builder, shape: &MoeShape, plan: &Plan, y: Value) -> Resu
         Plan::GatherAndAdd { token_of_slot, gate_of_slot } => {
             let flat = b.reshape(y, &[shape.slots(), d])?;
             let gate = b.broadcast_in_dim(gate_of_slot, &[shape.slots(), d], &[0])?;
-            // Sums of up to E terms: not in bfloat16.
             let dtype = b.dtype(gate);
             let wide = b.convert(flat, dtype)?;
             let weighted = b.mul(wide, gate)?;
@@ -244,7 +242,28 @@ pub fn combine(b: &mut Builder, shape: &MoeShape, plan: &Plan, y: Value) -> Resu
     }
 }
 
-/// Adds up rows by index: `[n, D]`, `s32[n]` -> `[count, D]`; rows whose index is past the end are skipped.
+/// `out[slot] = x[token_of_slot[slot]]`, where a token can have a slot of every expert.
+fn spread(b: &mut Builder, x: Value, token_of_slot: Value) -> Result<Value, BuildError> {
+    let results = b.custom_vjp(
+        "dispatch",
+        &[x, token_of_slot],
+        |b, v| {
+            let rows = rows_or_zero(b, v[0], v[1])?;
+            Ok((vec![b.name(rows, "expert_inputs", &["slots", "d_model"])], vec![]))
+        },
+        |b, args| {
+            let (x, g) = (args.inputs[0], args.cotangents[0]);
+            let (tokens, dtype) = (b.shape(x)[0], b.dtype(x));
+            let wide = if dtype == DType::Bf16 { b.convert(g, DType::F32)? } else { g };
+            let sum = add_rows(b, wide, args.inputs[1], tokens)?;
+            Ok(vec![b.convert(sum, dtype)?])
+        },
+    )?;
+    Ok(results[0])
+}
+
+/// Adds up rows by index: `[n, D]`, `s32[n]` -> `[count, D]`; rows whose index is past the end are skipped. Up to E rows meet, so
+/// they had better not be bfloat16.
 fn add_rows(b: &mut Builder, rows: Value, index: Value, count: usize) -> Result<Value, BuildError> {
     let ty = b.ty(rows).clone();
     let zeros = b.zeros(&TensorType::new(ty.dtype, [count, ty.shape[1]]))?;

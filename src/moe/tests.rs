@@ -22,7 +22,8 @@ fn routers() -> Vec<Router> {
     use Exploration::{Argmax, Sample};
     use Placement::{ChoiceMajor, TokenMajor};
     use Priority::{Position, Probability};
-    let gshard = |second, priority| Router::Gshard { second, exploration: Argmax, priority };
+    let gshard =
+        |second, priority| Router::Gshard { second, second_eval: None, exploration: Argmax, priority };
     let switch = |exploration, priority| Router::Switch { exploration, priority };
     let top = |k, priority, placement| Router::TopK { k, exploration: Argmax, priority, placement };
     let rounds = |rounds, priority| Router::NoTokenLeftBehind { rounds, exploration: Argmax, priority };

@@ -3,7 +3,7 @@
 
 use super::program::{Assembly, Output, Role};
 use crate::build::{BuildError, Builder};
-use crate::config::{Architecture, Group, ModelConfig, RunConfig};
+use crate::config::{Architecture, Group, ModelConfig, Router, RunConfig, Second};
 use crate::ir::{DType, TensorType, Value};
 use crate::layers::{Context, Phase};
 use crate::model::{Cache, CacheShape, Prompt, decode, prefill_decoder, prefill_encoder, token_logits};
@@ -76,10 +76,17 @@ pub(super) fn decode_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     Ok(outputs)
 }
 
-/// The model with each row as a group: a token alone is never dropped, whatever the capacity.
+/// The model with each row as a group: a token alone is never dropped, whatever the capacity. No second choice is drawn: each step
+/// would draw the same.
 pub fn decoding(config: &ModelConfig) -> ModelConfig {
     let mut config = config.clone();
     config.moe.group = Group::Sequence;
+    let routers = [Some(&mut config.moe.router), config.moe.decoder_router.as_mut()];
+    for router in routers.into_iter().flatten() {
+        if let Router::Gshard { second_eval, .. } = router {
+            *second_eval = second_eval.map(Second::in_evaluation);
+        }
+    }
     config
 }
 

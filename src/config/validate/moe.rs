@@ -70,7 +70,10 @@ fn routers(model: &ModelConfig) -> Checked {
 fn router(path: &str, router: &Router, moe: &MoeConfig) -> Checked {
     exploration(&format!("{path}.exploration"), router.exploration())?;
     match *router {
-        Router::Gshard { second, .. } => second_choice(&format!("{path}.second"), second)?,
+        Router::Gshard { second, second_eval, .. } => {
+            second_choice(&format!("{path}.second"), second)?;
+            second_eval.map_or(Ok(()), |second| second_choice(&format!("{path}.second_eval"), second))?;
+        }
         Router::DeepseekV3 { routed_scaling_factor, routed_bias_update_rate, .. } => {
             positive(&format!("{path}.routed_scaling_factor"), routed_scaling_factor, 2.5)?;
             weight(&format!("{path}.routed_bias_update_rate"), routed_bias_update_rate, 0.001)?;

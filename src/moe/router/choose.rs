@@ -18,7 +18,7 @@ pub struct Choices {
     pub gates: Vec<Value>,
     /// Each `pred[G, S]`: whether the token wants a slot for the choice; never for padding.
     pub wanted: Vec<Value>,
-    /// `[G, S, E]`: 1 where the load-balancing loss counts the expert for the token.
+    /// `[G, S, E]`: 1 where the load-balancing loss counts the expert for the token; not always that of a choice.
     pub counted: Value,
     /// `[G, S, E]`: 1 where the token wants a slot of the expert.
     pub demand: Value,
@@ -115,7 +115,11 @@ pub fn choose(
     let gates = gates(b, router, weights)?;
     let is_real = b.compare_scalar(crate::ir::Direction::Gt, real, 0.0)?;
     let mut wanted = vec![is_real; experts.len()];
-    if let &Router::Gshard { second, .. } = router {
+    if let &Router::Gshard { second, second_eval, .. } = router {
+        let second = match cx.phase {
+            Phase::Train => second,
+            Phase::Eval => second_eval.unwrap_or(second.in_evaluation()),
+        };
         let taken = takes_second(b, cx, second, gates[1])?;
         wanted[1] = b.and(is_real, taken)?;
     }
@@ -129,9 +133,22 @@ pub fn choose(
         Router::Gshard { .. } => (marks[0], all),
         // Later choices are tried only where the first one fails.
         Router::NoTokenLeftBehind { .. } => (all, marks[0]),
+        // The report counts the k greatest affinities, whatever bias and groups make of them.
+        Router::DeepseekV3 { k, .. } => (greatest(b, scores.weight, *k, is_real)?, all),
         _ => (all, all),
     };
     Ok(Choices { experts, gates, wanted, counted, demand })
+}
+
+/// `[G, S, E]`: 1 where the expert is among the `k` with the greatest `scores [G, S, E]` of a token of `is_real pred[G, S]`.
+fn greatest(b: &mut Builder, scores: Value, k: usize, is_real: Value) -> Result<Value, BuildError> {
+    let (experts, dtype) = (b.shape(scores)[2], b.dtype(scores));
+    let marks = top_k(b, scores, k)?.into_iter().map(|expert| {
+        let hot = b.one_hot(expert, experts, dtype)?;
+        where_wanted(b, hot, is_real)
+    });
+    let marks: Vec<Value> = marks.collect::<Result<_, BuildError>>()?;
+    sum(b, &marks)
 }
 
 /// What the router makes of the weights of its choices, each `[G, S]`.
@@ -164,12 +181,12 @@ fn takes_second(b: &mut Builder, cx: &Context, second: Second, gate: Value) -> R
     let gate = b.stop_gradient(gate)?;
     match second {
         Second::Threshold { threshold } => b.compare_scalar(Gt, gate, threshold),
-        Second::Random { threshold } if cx.phase == Phase::Train => {
+        Second::Random { threshold } => {
             let uniform = noise::uniform(b, cx, "second", gate)?;
             let odds = b.mul_scalar(gate, 1.0 / threshold)?;
             b.compare(Lt, uniform, odds)
         }
-        Second::Random { .. } | Second::All => {
+        Second::All => {
             let zero = b.full_like(gate, -1.0)?;
             b.compare(Gt, gate, zero)
         }
