@@ -8,6 +8,7 @@ use std::path::Path;
 use switchyard::artifact;
 use switchyard::checkpoint::{Checkpoint, TensorFile, latest, write_tensors};
 use switchyard::config::RunConfig;
+use switchyard::inspect;
 use switchyard::ir::Literal;
 use switchyard::report::read_metrics;
 use switchyard::runtime::cpu;
@@ -125,6 +126,26 @@ fn a_teacher_without_share_changes_nothing_and_one_with_share_only_the_student()
     assert!((soft - 384f64.ln()).abs() < 0.5, "{soft}");
 }
 
+#[test]
+fn shapes_of_a_sparse_student_and_of_its_sparse_teacher_are_checked_apart() {
+    let teacher = config(&[("model.moe.num_experts", 4.into()), ("model.moe.sublayers", "both".into())]);
+    let mut student = config(&[]);
+    student.distillation.teacher = Some(Box::new(teacher.model));
+    let artifact = artifact::compile_programs(&student.resolved().unwrap(), &["distill_step"]).unwrap();
+    let layers = &artifact.manifest.moe_layers;
+    let scopes: Vec<&str> = layers.iter().map(|layer| layer.scope.as_str()).collect();
+    let own = ["encoder/block_0/moe", "decoder/block_0/moe"].map(String::from);
+    let lessons = ["encoder", "decoder"]
+        .map(|side| ["attention", "moe"].map(|sublayer| format!("teacher/{side}/block_0/{sublayer}")));
+    assert_eq!(scopes, [&own[..], &lessons.concat()].concat());
+    // Two rows of 16: 1.25 * 32 / 2 in training, 2 * 32 / 4 in evaluation.
+    assert_eq!((layers[0].capacity, layers[2].capacity), (20, 16));
+    let (_, module) = artifact.program("distill_step").unwrap();
+    for check in inspect::check_moe(module, &artifact.manifest.expected_shapes("distill_step")) {
+        assert!(check.ok, "{} must be {}, found {:?}", check.path, check.expected, check.found);
+    }
+}
+
 fn newest(workspace: &Workspace, run: &str) -> Checkpoint {
     let folder = workspace.path(run);
     let folder = if folder.join("checkpoints").exists() { folder.join("checkpoints") } else { folder };
@@ -160,6 +181,26 @@ fn a_dense_student_starts_from_its_sparse_teacher_and_goes_on_with_it() {
     }
     let expected = ["encoder", "decoder"].map(|side| ["wi", "wo"].map(|w| format!("{side}/block_0/mlp/{w}")));
     assert_eq!(fresh, expected.concat());
+
+    // Another teacher of the same shape, with one number changed, is refused.
+    let tensors: Named =
+        teacher.tensors().map(|(name, _)| (name.into(), teacher.tensor(name).unwrap())).collect();
+    let change = |(name, value): (String, Literal)| {
+        let mut data: Vec<f32> = value.to_f64().into_iter().map(|x| x as f32).collect();
+        if name != "shared/embedding" {
+            return (name, value);
+        }
+        data[0] += 1.0;
+        let changed = Literal::new(value.ty().shape.clone(), &data).unwrap();
+        (name, changed)
+    };
+    let changed: Named = tensors.into_iter().map(change).collect();
+    write_tensors(&workspace.path("other"), &changed).unwrap();
+    let other =
+        ["distill", "still/artifact", "--teacher", "other", "--data", "text", "--out", "still", "--resume"];
+    let message = workspace.fail(&[&other[..], &["--steps", "3"]].concat());
+    assert!(message.contains("learnt from a teacher with other parameters"), "{message}");
+    assert!(message.ends_with("give the teacher that the run began with"), "{message}");
 
     let train = ["train", "still/artifact", "--data", "text", "--out", "still", "--resume", "--steps", "4"];
     assert_eq!(

@@ -7,7 +7,7 @@ use crate::layers::{self, Phase};
 use crate::model::Side;
 use crate::moe::MoeShape;
 use crate::shard::{Partition, Placement};
-use crate::step::{DISTILL_STEP, Port, Role, decoding};
+use crate::step::{DISTILL_STEP, Port, Role, TEACHER_SCOPE, decoding};
 use serde::{Deserialize, Serialize};
 
 /// Raised when the folder's meaning changes.
@@ -128,38 +128,51 @@ pub struct MoeLayer {
     pub dtype: String,
 }
 
-/// The sparse layers of a program, as one device runs them.
+/// The sparse layers of a program, as one device runs them; those of a teacher are below its scope.
 pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
     let model = &config.model;
-    let phase = if ["train_step", DISTILL_STEP].contains(&program) { Phase::Train } else { Phase::Eval };
-    // A teacher's layers have the same paths as the student's.
-    let two = program == DISTILL_STEP
-        && config.distillation.teacher.as_ref().is_some_and(|t| t.moe.num_experts > 0);
-    if program == "init" || two || model.moe.num_experts == 0 {
-        return vec![];
-    }
-    let (sides, model) = match program {
+    let (input, target) = (config.batch.input_length, config.batch.target_length);
+    let both = vec![(Side::Encoder, input), (Side::Decoder, target)];
+    match program {
+        "init" => vec![],
         "prefill" if Side::Encoder.layers(model) > 0 => {
-            (vec![(Side::Encoder, config.batch.input_length)], model)
+            layers_of(config, model, (program, Phase::Eval), &[(Side::Encoder, input)])
         }
-        "prefill" => (vec![(Side::Decoder, config.batch.target_length)], model),
-        "decode_step" => (vec![(Side::Decoder, 1)], &decoding(model)),
-        _ => {
-            let lengths = [config.batch.input_length, config.batch.target_length];
-            (Side::BOTH.into_iter().zip(lengths).collect(), model)
+        "prefill" => layers_of(config, model, (program, Phase::Eval), &[(Side::Decoder, target)]),
+        "decode_step" => layers_of(config, &decoding(model), (program, Phase::Eval), &[(Side::Decoder, 1)]),
+        "train_step" => layers_of(config, model, (program, Phase::Train), &both),
+        DISTILL_STEP => {
+            let mut layers = layers_of(config, model, (program, Phase::Train), &both);
+            if let Some(teacher) = config.distillation.teacher.as_deref() {
+                let lessons = layers_of(config, teacher, (program, Phase::Eval), &both);
+                let below =
+                    |layer: MoeLayer| MoeLayer { scope: format!("{TEACHER_SCOPE}/{}", layer.scope), ..layer };
+                layers.extend(lessons.into_iter().map(below));
+            }
+            layers
         }
-    };
-    let scopes = model.moe.sublayers.scopes();
-    let sparse = |(side, length): (Side, usize)| {
+        _ => layers_of(config, model, (program, Phase::Eval), &both),
+    }
+}
+
+/// The sparse layers of a model's stacks with rows of these lengths.
+fn layers_of(
+    config: &RunConfig,
+    model: &ModelConfig,
+    program: (&str, Phase),
+    sides: &[(Side, usize)],
+) -> Vec<MoeLayer> {
+    let sparse = |&(side, length): &(Side, usize)| {
         let segments = side.segments(model).into_iter().filter_map(|s| Some((s, s.sparse?)));
         segments.flat_map(move |(segment, block)| {
-            scopes.iter().map(move |sublayer| {
+            let scopes = model.moe.sublayers.scopes().iter();
+            scopes.map(move |sublayer| {
                 let scope = format!("{}/{}/{sublayer}", side.name(), segment.scope(block));
-                moe_layer((config, model), (program, phase), (side, length), (scope, segment.sparse_blocks()))
+                moe_layer((config, model), program, (side, length), (scope, segment.sparse_blocks()))
             })
         })
     };
-    sides.into_iter().flat_map(sparse).collect()
+    sides.iter().flat_map(sparse).collect()
 }
 
 /// So many sparse layers of the same scope, on rows of this length.

@@ -17,6 +17,7 @@ const SEED_KEY: &str = "seed";
 const CONFIG_KEY: &str = "config_digest";
 const DATA_KEY: &str = "data_position";
 const DIGEST_KEY: &str = "state_digest";
+const TEACHER_KEY: &str = "teacher_digest";
 const NAME_PREFIX: &str = "step_";
 const NAME_SUFFIX: &str = ".safetensors";
 
@@ -31,6 +32,8 @@ pub struct Meta {
     pub config_digest: String,
     /// Where the input goes on, in the words of the data pipeline (JSON).
     pub data_position: String,
+    /// Digest of the parameters of the teacher, where the run has one.
+    pub teacher_digest: Option<String>,
 }
 
 /// A checkpoint just written.
@@ -91,7 +94,7 @@ fn save_with<E: From<CheckpointError>>(
     let (version, step, seed) = (FORMAT_VERSION.to_string(), meta.step.to_string(), meta.seed.to_string());
     let place_of_digest = "0".repeat(64);
     // The digest comes before all text from outside, which could contain its key.
-    let metadata = [
+    let mut metadata = vec![
         (VERSION_KEY, version.as_str()),
         (DIGEST_KEY, &place_of_digest),
         (STEP_KEY, &step),
@@ -99,8 +102,9 @@ fn save_with<E: From<CheckpointError>>(
         (CONFIG_KEY, &meta.config_digest),
         (DATA_KEY, &meta.data_position),
     ];
+    metadata.extend(meta.teacher_digest.iter().map(|digest| (TEACHER_KEY, digest.as_str())));
     let tensors: Vec<_> = state.iter().map(|(name, ty)| (name.as_str(), ty)).collect();
-    let written = write(&path, &[&metadata, extra].concat(), &tensors)?;
+    let written = write(&path, &[&metadata[..], extra].concat(), &tensors)?;
     Ok(Saved { path, size_bytes: written.size_bytes, digest: written.digest })
 }
 
@@ -144,6 +148,7 @@ impl Checkpoint {
             seed: number(&file, SEED_KEY)?,
             config_digest: text(&file, CONFIG_KEY)?.to_string(),
             data_position: text(&file, DATA_KEY)?.to_string(),
+            teacher_digest: text(&file, TEACHER_KEY).ok().map(str::to_string),
         };
         let recorded_digest = text(&file, DIGEST_KEY)?.to_string();
         Ok(Self { file, meta, recorded_digest })
@@ -275,7 +280,8 @@ mod tests {
 
     fn meta(step: u64) -> Meta {
         let data_position = r#"{"file":"a \"b\"","offset":7,"state_digest":"x"}"#.to_string();
-        Meta { step, seed: u64::MAX, config_digest: "abc".into(), data_position }
+        let teacher_digest = step.is_multiple_of(2).then(|| "def".to_string());
+        Meta { step, seed: u64::MAX, config_digest: "abc".into(), data_position, teacher_digest }
     }
 
     fn state() -> Vec<(String, TensorType)> {

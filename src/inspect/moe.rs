@@ -2,6 +2,7 @@
 
 use crate::hlo::{HloInstructionProto, HloModuleProto, primitive_of};
 use crate::ir::{DType, TensorType};
+use crate::step::TEACHER_SCOPE;
 use serde::Serialize;
 
 /// A tensor that has to be there: instructions whose `op_name` ends with `{scope}/{role}`.
@@ -71,7 +72,10 @@ fn outcome(instructions: &[&HloInstructionProto], e: &ExpectedShape) -> CheckOut
     out
 }
 
-/// Whether the path ends so, at the border of a part.
+/// Whether the path ends so, at the border of a part, and is of the same network: layers of a teacher have the names of the
+/// student's.
 fn ends_with_path(op_name: &str, path: &str) -> bool {
-    op_name.strip_suffix(path).is_some_and(|before| before.is_empty() || before.ends_with('/'))
+    let Some(before) = op_name.strip_suffix(path) else { return false };
+    let mut parts = before.split('/');
+    (before.is_empty() || before.ends_with('/')) && parts.all(|part| part != TEACHER_SCOPE)
 }

@@ -132,6 +132,8 @@ impl Params {
 #[derive(Clone, Debug, Default)]
 pub struct Weights {
     mesh: Mesh,
+    /// The scope below which the network is built; it is no part of the parameters' names.
+    root: Option<&'static str>,
     values: BTreeMap<String, Weight>,
 }
 
@@ -152,7 +154,17 @@ impl Weights {
             let gather = (0..rank).find(|&dim| def.partition.axes_of(dim).contains(&Axis::Data));
             (def.name.clone(), Weight { value, gather: gather.map(|dim| rank - dim) })
         };
-        Self { mesh, values: values.into_iter().map(entry).collect() }
+        Self { mesh, root: None, values: values.into_iter().map(entry).collect() }
+    }
+
+    /// The same for a network that is built below this scope.
+    pub fn below(self, root: &'static str) -> Self {
+        Self { root: Some(root), ..self }
+    }
+
+    /// Other values of the same network.
+    pub fn others<'a>(&self, values: impl IntoIterator<Item = (&'a ParamDef, Value)>) -> Self {
+        Self { root: self.root, ..Self::new(self.mesh, values) }
     }
 
     /// The parameter `name` of the layer whose scope the builder is in.
@@ -163,6 +175,8 @@ impl Weights {
     /// The same, in this element type.
     pub fn get_as(&self, b: &mut Builder, name: &str, dtype: DType) -> Result<Value, BuildError> {
         let scope = b.scope();
+        let inner = self.root.and_then(|root| scope.strip_prefix(root));
+        let scope = inner.map_or(&*scope, |inner| inner.trim_start_matches('/'));
         self.path(b, &if scope.is_empty() { name.into() } else { format!("{scope}/{name}") }, dtype)
     }
 

@@ -7,7 +7,7 @@ use crate::config::{ModelConfig, Positions, Remat, Segment};
 use crate::ir::{DType, RematPolicy, TensorType, Value};
 use crate::layers::attention::{self, Term};
 use crate::layers::rotary::{self, Rotation};
-use crate::layers::{Context, ParamDef, Params, Weights, dropout, norm, position};
+use crate::layers::{Context, ParamDef, Params, dropout, norm, position};
 use crate::moe::Stats;
 
 /// Declares the parameters of a stack.
@@ -166,7 +166,7 @@ pub(super) fn run(
     };
     let body = |b: &mut Builder, consts: &[Value], carry: &[Value], xs: &[Value]| {
         let (values, row) = xs.split_at(own.len());
-        let weights = Weights::new(cx.mesh, own.iter().copied().zip(values.iter().copied()));
+        let weights = cx.weights.others(own.iter().copied().zip(values.iter().copied()));
         let key = b.fold_in_value(consts[0], row[0])?;
         let cx = Context { weights: &weights, key, ..*cx };
         body(b, &cx, &consts[1..], carry, row[0])

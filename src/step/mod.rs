@@ -15,4 +15,4 @@ pub use generate::decoding;
 pub use init::fresh;
 pub use program::{DISTILL_STEP, PROGRAMS, Port, Program, Role, build, programs};
 pub use state::{StateTensor, is_parameter, layout};
-pub use teacher::PREFIX as TEACHER_PREFIX;
+pub use teacher::{PREFIX as TEACHER_PREFIX, SCOPE as TEACHER_SCOPE};

@@ -11,6 +11,8 @@ use crate::shard::Mesh;
 
 /// What stands before the names of the teacher's parameters in the state; they are no part of the student's.
 pub const PREFIX: &str = "teacher/";
+/// The scope of the teacher's operations.
+pub const SCOPE: &str = "teacher";
 
 /// The teacher's network in a program.
 pub(super) struct Network {
@@ -42,11 +44,13 @@ impl Network {
     ) -> Result<Teacher, BuildError> {
         // Each device has the whole teacher, and asks it about its own rows.
         let mesh = Mesh::default();
-        let weights = Weights::new(mesh, self.defs.iter().zip(params.iter().copied()));
+        let weights = Weights::new(mesh, self.defs.iter().zip(params.iter().copied())).below(SCOPE);
         let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
         let cx = Context { config: &self.config, mesh, phase: Phase::Eval, weights: &weights, key };
-        let forward = model::forward(b, &cx, &self.defs, batch)?;
-        let [hidden, head] = vocabulary::teacher(b, &cx, forward.hidden)?;
+        let [hidden, head] = b.scoped(SCOPE, |b| {
+            let forward = model::forward(b, &cx, &self.defs, batch)?;
+            vocabulary::teacher(b, &cx, forward.hidden)
+        })?;
         Ok(Teacher { hidden, head, share, temperature: self.temperature })
     }
 }

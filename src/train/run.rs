@@ -4,7 +4,7 @@ use super::evaluate::{self, HeldOutText};
 use super::generate::GenerateError;
 use super::initial::{self, Initial, InitialError};
 use super::session::{Named, Session, SessionError};
-use super::teacher::{self, Teacher, TeacherError};
+use super::teacher::{self, Opened, Teacher, TeacherError};
 use super::{data_spec, report::Reporter};
 use crate::artifact::Artifact;
 use crate::checkpoint::{self, Checkpoint, CheckpointError, Meta, Saved, TensorFile};
@@ -137,6 +137,10 @@ pub fn train(
     let resumed = find_start(options, &checkpoints, &artifact)?;
     let mut session = Session::new(backend, artifact);
     let teacher = teacher::open(&config, options.teacher.as_ref())?;
+    let teacher_digest = teacher.as_ref().map(Opened::digest).transpose()?;
+    if let (Some(teacher), Some(digest), Some(checkpoint)) = (&teacher, &teacher_digest, &resumed) {
+        teacher.expect_of(checkpoint, digest)?;
+    }
     let step_program = if teacher.is_some() { DISTILL_STEP } else { "train_step" };
     session.require(&[step_program, EVAL_STEP])?;
     let initial = match (&options.initial, &resumed) {
@@ -177,6 +181,7 @@ pub fn train(
         checkpoints,
         reporter,
         position,
+        teacher_digest,
         step,
         saved,
     };
@@ -286,6 +291,7 @@ struct Run<'a> {
     checkpoints: PathBuf,
     reporter: Reporter,
     position: Position,
+    teacher_digest: Option<String>,
     step: u64,
     /// The newest checkpoint and its step.
     saved: Option<(u64, Saved)>,
@@ -380,6 +386,7 @@ impl Run<'_> {
             seed: manifest.config.seed,
             config_digest: manifest.config_digest.clone(),
             data_position: position,
+            teacher_digest: self.teacher_digest.clone(),
         };
         let layout = self.session.state_layout();
         let session = &self.session;

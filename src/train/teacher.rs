@@ -3,7 +3,7 @@
 use super::initial::{InitialError, check_fit};
 use super::session::{Session, SessionError};
 use super::transfer::{Transfer, plan};
-use crate::checkpoint::{CheckpointError, TensorFile};
+use crate::checkpoint::{Checkpoint, CheckpointError, StateDigest, TensorFile};
 use crate::config::{ModelConfig, RunConfig};
 use crate::ir::{Literal, LiteralError, TensorType};
 use crate::{model, step};
@@ -25,6 +25,11 @@ pub enum TeacherError {
     NoCheckpoint,
     #[error("the configuration has no teacher; give one in `distillation.teacher`, as `distill` does")]
     NoNetwork,
+    #[error(
+        "`{}` learnt from a teacher with other parameters (digest {expected}, `{}` has {found}); give the teacher that \
+             the run began with", run.display(), teacher.display()
+    )]
+    Other { run: PathBuf, teacher: PathBuf, expected: String, found: String },
     #[error("the teacher cannot be used")]
     Unfit(#[source] InitialError),
     #[error("the student cannot start from the teacher; let it start anew")]
@@ -68,6 +73,28 @@ fn params(network: &ModelConfig) -> Vec<(String, TensorType)> {
 }
 
 impl Opened<'_> {
+    /// The digest of its parameters: that of a state of them alone.
+    pub(super) fn digest(&self) -> Result<String, TeacherError> {
+        let mut digest = StateDigest::default();
+        for (name, ty) in params(self.network) {
+            digest.add(&name, &ty, &self.file.bytes(&name)?);
+        }
+        Ok(digest.finish())
+    }
+
+    /// Refuses to go on with a run that learnt from another teacher. Checkpoints that do not say from whom fit any.
+    pub(super) fn expect_of(&self, checkpoint: &Checkpoint, found: &str) -> Result<(), TeacherError> {
+        match &checkpoint.meta().teacher_digest {
+            Some(expected) if expected != found => Err(TeacherError::Other {
+                run: checkpoint.path().into(),
+                teacher: self.file.path().into(),
+                expected: expected.clone(),
+                found: found.into(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Puts the teacher's parameters on the device.
     pub(super) fn upload(&self, session: &mut Session) -> Result<(), TeacherError> {
         for (name, _) in params(self.network) {
