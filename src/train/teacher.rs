@@ -77,7 +77,7 @@ impl Opened<'_> {
     pub(super) fn digest(&self) -> Result<String, TeacherError> {
         let mut digest = StateDigest::default();
         for (name, ty) in params(self.network) {
-            digest.add(&name, &ty, &self.file.bytes(&name)?);
+            digest.add(&name, &ty, self.file.bytes(&name)?);
         }
         Ok(digest.finish())
     }
