@@ -2,6 +2,7 @@
 //! group, in both forms.
 
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use switchyard::artifact::{self, Artifact};
 use switchyard::build::{BuildError, Builder};
 use switchyard::config::{Group, Mesh, ModelConfig, MoeConfig, Router, RunConfig};
@@ -66,6 +67,26 @@ fn every_capacity_and_group_has_its_shapes() {
     for (moe, capacities) in cases {
         let artifact = compiled(&moe, &["train_step"]);
         assert_eq!(checked(&artifact, "train_step"), capacities, "{moe}");
+    }
+}
+
+#[test]
+fn every_router_says_of_each_sparse_layer_what_it_did() {
+    // Encoder and decoder have one block each, with two sparse layers.
+    const LAYERS: usize = 4;
+    let scalars = ["dropped", "dropped_choices", "router_entropy", "load_balancing_loss", "router_z_loss"];
+    let scalars = scalars.map(|name| (format!("layers/{name}"), vec![LAYERS]));
+    let load = ("layers/expert_load".to_owned(), vec![LAYERS, 8]);
+    let expected: BTreeMap<String, Vec<usize>> = scalars.into_iter().chain([load]).collect();
+    for router in Router::KINDS {
+        let programs = ["train_step", "eval_step", "forward"];
+        let artifact = compiled(&json!({"router": router, "sublayers": "both"}), &programs);
+        for program in programs {
+            let (spec, _) = artifact.program(program).unwrap();
+            let outputs = spec.outputs.iter().filter(|port| port.name.starts_with("layers/"));
+            let found = outputs.map(|port| (port.name.clone(), port.shape.clone())).collect();
+            assert_eq!(expected, found, "{router:?}: {program}");
+        }
     }
 }
 

@@ -53,7 +53,8 @@ impl Spread {
     }
 }
 
-/// Random tokens from 3 (0 to 2 are special) to below `vocab_size`, for every input that holds tokens.
+/// Random tokens from 3 (0 to 2 are special) to below `vocab_size`, for every input that holds tokens: rows of one example each,
+/// of which all tokens are predicted.
 fn random_batch(
     spec: &crate::artifact::ProgramSpec,
     vocab_size: usize,
@@ -63,12 +64,14 @@ fn random_batch(
     let inputs = spec.inputs.iter().filter(|port| port.role == Role::Input);
     let mut named = vec![];
     for port in inputs {
-        if !["inputs", "targets"].contains(&port.name.as_str()) {
-            return Err(MeasureError::Input(port.name.clone()));
-        }
         let count = port.shape.iter().product();
         let top = i32::try_from(vocab_size).unwrap_or(i32::MAX).max(4);
-        let tokens: Vec<i32> = (0..count).map(|_| random.random_range(3..top)).collect();
+        let tokens: Vec<i32> = match port.name.as_str() {
+            "inputs" | "targets" => (0..count).map(|_| random.random_range(3..top)).collect(),
+            "input_segments" | "target_segments" => vec![1; count],
+            "target_roles" => vec![2; count],
+            _ => return Err(MeasureError::Input(port.name.clone())),
+        };
         let value = Literal::new(port.shape.clone(), &tokens);
         named.push((port.name.clone(), value.map_err(|e| SessionError::Input(e.to_string()))?));
     }
