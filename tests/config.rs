@@ -93,6 +93,10 @@ fn presets_have_the_published_numbers_of_operations() {
         let found = preset(name).model.forward_flops(512, 114) as f64 / published;
         assert!((1.0..most).contains(&found), "{name}: {found} of the published number");
     }
+    // MoE-Base has more than Switch-Base, in each of six sparse layers of a stack one expert per token.
+    let [top_1, top_2] =
+        ["switch-base-128", "moe-base-top2-128"].map(|name| preset(name).model.forward_flops(512, 114));
+    assert_eq!(top_2 - top_1, 6 * (512 + 114) * 2 * 3 * 768 * 2048);
 }
 
 #[test]
