@@ -8,7 +8,7 @@ use super::plan::{Piece, Plan};
 use super::weights::{INDEX, SINGLE};
 use super::{import, settings};
 use crate::checkpoint::{CheckpointError, Sink, TensorFile, write_streamed};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, Sublayers};
 use crate::ir::TensorType;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
@@ -53,6 +53,7 @@ pub fn export(
     let origin = Origin::parse(checkpoint.metadata(origin::KEY));
     let mut problems = vec![];
     let settings = all_settings(family, config, origin.as_ref(), &mut problems);
+    problems.extend(experts_in_attention(family, config));
     let plan = family.plan(config, None);
     let tensors = tensors(&plan, checkpoint, origin.as_ref(), options, &mut problems);
     if !problems.is_empty() {
@@ -72,6 +73,19 @@ pub fn export(
         size_bytes,
         differences: family.differences(config),
     })
+}
+
+/// No family there has them.
+fn experts_in_attention(family: Family, config: &RunConfig) -> Option<Problem> {
+    let moe = &config.model.moe;
+    let found = match moe.sublayers {
+        _ if moe.num_experts == 0 => return None,
+        Sublayers::FeedForward => return None,
+        Sublayers::Attention => "attention",
+        Sublayers::Both => "both",
+    };
+    let (ours, model, expected) = ("model.moe.sublayers", family.name(), "feed_forward".into());
+    Some(Problem::NotExpressible { ours, found: found.into(), model, expected })
 }
 
 /// The settings that the configuration stands for, laid over those that were imported.

@@ -2,6 +2,8 @@
 
 use super::folder::{self, Place, Tensors};
 use serde_json::{Value, json};
+use switchyard::checkpoint::{TensorFile, write_tensors};
+use switchyard::config::{RunConfig, Sublayers};
 use switchyard::convert::{self, ConvertError};
 use switchyard::ir::{DType, Literal, TensorType};
 
@@ -127,4 +129,22 @@ fn an_index_that_does_not_fit_its_files_is_listed() {
     ] {
         assert!(error.contains(&expected), "{expected}\n{error}");
     }
+}
+
+#[test]
+fn experts_in_attention_are_not_exported() {
+    let place = Place::new(&folder::settings(), &folder::tensors());
+    convert::import(&place.path("there"), &place.path("here")).unwrap();
+    let mut config = RunConfig::load(place.path("here/config.json")).unwrap();
+    config.model.moe.sublayers = Sublayers::Both;
+    let tensors: Vec<(String, Literal)> = switchyard::model::declare(&config.model)
+        .into_iter()
+        .map(|def| (def.name.clone(), Literal::zeros(def.ty())))
+        .collect();
+    write_tensors(&place.path("both"), &tensors).unwrap();
+    let file = TensorFile::open(&place.path("both")).unwrap();
+    let error = convert::export(&file, &config, &place.path("out"), Default::default()).unwrap_err();
+    let expected = "setting `model.moe.sublayers` is both, which switch_transformers cannot express: it has feed_forward";
+    assert!(error.to_string().contains(expected), "{error}");
+    assert!(!place.path("out").exists());
 }
