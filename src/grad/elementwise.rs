@@ -1,6 +1,7 @@
 //! Operations that work element by element.
 //!
-//! At kinks the derivative is that of JAX: `abs` has 0 at 0, `max` and `min` give half to each side of a tie.
+//! At kinks `abs` has slope 0 (PyTorch; JAX has 1), `max` and `min` give half to each side of a tie (JAX). `x^y` has no slope by `y`
+//! where x is not positive, and none by `x` at `0^0`, where JAX has NaN.
 
 use super::rule::{Pulled, Site};
 use crate::build::{BuildError, Builder};

@@ -20,6 +20,8 @@ pub struct Case {
     pub inputs: Vec<Vec<Literal>>,
     /// Whether JAX too has infinite derivatives or none here.
     pub infinite: bool,
+    /// The largest relative difference from JAX.
+    pub tolerance: f64,
     body: Body,
 }
 
@@ -50,11 +52,17 @@ impl Case {
     ) -> Self {
         let name = name.into();
         let rule = name.split('/').next().unwrap_or_default().to_string();
-        Self { name, rule, inputs, infinite: false, body: Arc::new(body) }
+        Self { name, rule, inputs, infinite: false, tolerance: 1e-10, body: Arc::new(body) }
     }
 
     pub fn infinite(mut self) -> Self {
         self.infinite = true;
+        self
+    }
+
+    /// For derivatives that are computed in float32 here and in float64 by JAX.
+    pub fn single_precision(mut self) -> Self {
+        self.tolerance = 1e-6;
         self
     }
 

@@ -10,7 +10,8 @@ DTYPES = {
     "f16": "float16", "bf16": "bfloat16", "f32": "float32", "f64": "float64",
 }
 UNARY = {
-    "negate": lax.neg, "abs": lax.abs, "sign": lax.sign, "exponential": lax.exp, "exponential-minus-one": lax.expm1,
+    # With slope 0 at 0, as PyTorch and TensorFlow have it; that of `lax.abs` is 1.
+    "negate": lax.neg, "abs": lambda x: x * lax.stop_gradient(lax.sign(x)), "sign": lax.sign, "exponential": lax.exp, "exponential-minus-one": lax.expm1,
     "log": lax.log, "log-plus-one": lax.log1p, "tanh": lax.tanh, "logistic": lax.logistic, "sqrt": lax.sqrt,
     "rsqrt": lax.rsqrt, "sine": lax.sin, "cosine": lax.cos, "erf": lax.erf, "floor": lax.floor, "ceil": lax.ceil,
     "round-nearest-even": lambda x: lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN),

@@ -117,6 +117,7 @@ fn write_cases() {
         index.push(json!({
             "name": case.name,
             "rule": case.rule,
+            "tolerance": case.tolerance,
             "replicas": case.inputs.len(),
             "counts": counts,
             "graph": export::graph(&solved.graph),

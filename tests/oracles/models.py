@@ -17,6 +17,8 @@ from model import total
 from report import Row, difference
 
 TOLERANCE = 1e-5
+# Of gradients, and of moments made from them: where attention is nearly uniform, terms cancel and float32 keeps fewer digits.
+GRADIENT_TOLERANCE = 1e-4
 
 BASE = {
     "model": {
@@ -223,12 +225,13 @@ def check_step(row, command, state, batch):
         if settings["kind"] == "adamw":
             # The gradient itself, relative to its own size.
             used = ours[f"optimizer/m/{name}"].astype(np.float64) / (1 - settings["beta1"])
-            row.add("grad", np.abs(used - g).max() / np.abs(g).max(), f"{row.name}: gradient of {name}")
+            error = np.abs(used - g).max() / np.abs(g).max()
+            row.add("grad", error, f"{row.name}: gradient of {name}", GRADIENT_TOLERANCE)
         new, slots = rule(settings, rate, name, state[name].astype(np.float64), used, slots, 8.0)
         row.add("update", difference([ours[name].astype(np.float64)], [new]), f"{row.name}: update of {name}")
         for slot, value in slots.items():
             error = np.abs(ours[f"optimizer/{slot}/{name}"] - value).max() / np.abs(value).max()
-            row.add("slots", error, f"{row.name}: optimizer/{slot}/{name}")
+            row.add("slots", error, f"{row.name}: optimizer/{slot}/{name}", GRADIENT_TOLERANCE)
 
 
 def check_init(command):

@@ -85,7 +85,8 @@ fn products() -> Vec<Case> {
                 let (x, y) = (b.convert(v[0], DType::F32)?, b.convert(v[1], DType::F32)?);
                 Ok(vec![b.einsum_into("ij,jk->ik", x, y, DType::F64, Precision::Highest)?])
             },
-        ),
+        )
+        .single_precision(),
     ]
 }
 

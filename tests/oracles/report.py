@@ -28,16 +28,17 @@ def tensor_difference(x, y):
 class Row:
     """A line of the table: the worst error of each kind, and where it was."""
 
-    def __init__(self, part, name, tolerance):
+    def __init__(self, part, name, tolerance=None):
         self.part, self.name, self.tolerance = part, name, tolerance
         self.errors, self.failures, self.count = {}, [], 0
 
-    def add(self, kind, error, where):
-        error = float(error)
+    def add(self, kind, error, where, tolerance=None):
+        """Counts a comparison; its tolerance is that of the row unless given."""
+        error, tolerance = float(error), self.tolerance if tolerance is None else tolerance
         self.count += 1
         self.errors[kind] = max(error, self.errors.get(kind, 0.0))
-        if not error <= self.tolerance:
-            self.failures.append(f"{where}: {kind} differs by {error:.2g}, more than {self.tolerance:g}")
+        if not error <= tolerance:
+            self.failures.append(f"{where}: {kind} differs by {error:.2g}, more than {tolerance:g}")
 
 
 def table(rows):
