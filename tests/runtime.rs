@@ -211,7 +211,7 @@ fn a_device_that_does_not_exist_is_an_error() {
     assert!(message.contains("device 99 does not exist"), "{message}");
     assert!(error(compile(ADD, 99)).contains("99 devices were asked for"));
     assert!(error(compile(ADD, 0)).contains("0 devices were asked for"));
-    assert!(matches!(cpu::open(99), Err(RuntimeError::DeviceCount { asked: 99, .. })));
+    assert!(matches!(cpu::open(99), Err(RuntimeError::TooFewDevices { asked: 99, .. })));
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub trait Backend: Send + Sync {
     /// Compiles a serialized `HloModuleProto` for devices `0..num_replicas`.
     ///
     /// Errors: [`RuntimeError::Module`] if its signature is not one of static arrays,
-    /// [`RuntimeError::DeviceCount`] or [`RuntimeError::TooFewDevices`] if there are too few devices,
+    /// [`RuntimeError::TooFewDevices`] if there are not so many devices,
     /// [`RuntimeError::Compile`] if XLA refuses it.
     fn compile(
         &self,
@@ -153,6 +153,15 @@ impl From<DeviceBuffer> for Argument<'_> {
     fn from(buffer: DeviceBuffer) -> Self {
         Self::Donate(buffer)
     }
+}
+
+/// Refuses no devices, and more than `backend` has.
+pub(super) fn check_devices(backend: &dyn Backend, asked: usize) -> Result<(), RuntimeError> {
+    let have = backend.devices().len();
+    if (1..=have).contains(&asked) {
+        return Ok(());
+    }
+    Err(RuntimeError::TooFewDevices { platform: backend.platform().into(), asked, have })
 }
 
 /// Checks arguments against a signature: replicas, counts, types, devices, donation.

@@ -1,7 +1,7 @@
 //! The CPU backend: crate `xla`, in process, with as many virtual devices as asked for.
 
-use super::backend::check_arguments;
 use super::backend::{Argument, Backend, Buffer, CompileOptions, Device, DeviceBuffer, Executable};
+use super::backend::{check_arguments, check_devices};
 use super::{RuntimeError, Signature};
 use crate::ir::{DType, Literal, TensorType};
 use std::any::Any;
@@ -23,7 +23,7 @@ pub struct CpuBackend {
 /// XLA fixes the number when the first client is made, so there is one client in a process and later calls share
 /// it. A count that the user gave in `XLA_FLAGS` stays.
 ///
-/// Errors: [`RuntimeError::DeviceCount`] if the client has fewer devices.
+/// Errors: [`RuntimeError::TooFewDevices`] if the client has fewer devices.
 pub fn open(num_devices: usize) -> Result<CpuBackend, RuntimeError> {
     static CLIENT: Mutex<Option<CpuBackend>> = Mutex::new(None);
     let mut slot = CLIENT.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -31,10 +31,8 @@ pub fn open(num_devices: usize) -> Result<CpuBackend, RuntimeError> {
         Some(backend) => backend.clone(),
         None => slot.insert(create(num_devices)?).clone(),
     };
-    match backend.devices.len() {
-        have if have < num_devices => Err(RuntimeError::DeviceCount { asked: num_devices, have }),
-        _ => Ok(backend),
-    }
+    check_devices(&backend, num_devices)?;
+    Ok(backend)
 }
 
 /// [`open`] as the shared form that commands take.
@@ -110,14 +108,12 @@ impl Backend for CpuBackend {
         options: &CompileOptions,
     ) -> Result<Box<dyn Executable>, RuntimeError> {
         let signature = Signature::from_hlo_proto(hlo_module)?;
-        let (asked, have) = (options.num_replicas, self.devices.len());
-        if asked == 0 || asked > have {
-            return Err(RuntimeError::DeviceCount { asked, have });
-        }
+        let num_replicas = options.num_replicas;
+        check_devices(self, num_replicas)?;
         let computation = XlaComputation::from_proto(&parse(hlo_module)?);
-        let program = self.client.compile_replicated(&computation, asked);
+        let program = self.client.compile_replicated(&computation, num_replicas);
         let program = program.map_err(|e| RuntimeError::Compile(message(e)))?;
-        Ok(Box::new(CpuExecutable { program, signature, num_replicas: asked }))
+        Ok(Box::new(CpuExecutable { program, signature, num_replicas }))
     }
 
     fn upload(&self, value: &Literal, device: usize) -> Result<DeviceBuffer, RuntimeError> {

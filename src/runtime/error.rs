@@ -29,13 +29,7 @@ pub enum RuntimeError {
     )]
     NoCpu,
 
-    #[error(
-        "{asked} devices were asked for, the cpu runtime of this process has {have}; \
-         the count is fixed by its first use and by --xla_force_host_platform_device_count in XLA_FLAGS"
-    )]
-    DeviceCount { asked: usize, have: usize },
-
-    #[error("{asked} devices were asked for, the {platform} runtime has {have}")]
+    #[error("{asked} devices were asked for, the {platform} runtime has {have}{}", devices_advice(platform))]
     TooFewDevices { platform: String, asked: usize, have: usize },
 
     #[error("device {device} does not exist, there are {count}")]
@@ -73,4 +67,15 @@ pub enum RuntimeError {
 
     #[error("the program returned {found} results of type {types}, its signature says {expected}")]
     ResultCount { expected: usize, found: usize, types: String },
+}
+
+/// How a process gets more devices.
+fn devices_advice(platform: &str) -> &'static str {
+    match platform {
+        "cpu" => {
+            "; a process fixes the count by its first use, \
+             or by --xla_force_host_platform_device_count in XLA_FLAGS"
+        }
+        _ => "",
+    }
 }

@@ -22,7 +22,7 @@ def tensor_difference(x, y):
     finite = np.isfinite(y)
     if not np.array_equal(x[~finite], y[~finite], equal_nan=True) or not np.isfinite(x[finite]).all():
         return np.inf
-    return float(np.max(np.abs(x - y)[finite], initial=0) / max(1.0, np.max(np.abs(y[finite]), initial=0)))
+    return float(np.max(np.abs(x[finite] - y[finite]), initial=0) / max(1.0, np.max(np.abs(y[finite]), initial=0)))
 
 
 class Row:

@@ -7,6 +7,7 @@ use super::ffi;
 use super::options;
 use super::plugin::{self, CallError, Plugin, slice_of, text_of};
 use crate::ir::Literal;
+use crate::runtime::backend::check_devices;
 use crate::runtime::{
     Backend, CompileOptions, Device, DeviceBuffer, DeviceMemory, Executable, RuntimeError, Signature,
 };
@@ -56,11 +57,10 @@ pub fn open(path: &Path, num_devices: usize) -> Result<PluginBackend, RuntimeErr
     let mut client = Client { plugin, handle: created.client, devices: vec![], ids: vec![] };
     let described = client.describe().map_err(failed("listing the devices"))?;
     let (platform, version, devices) = described;
-    if devices.len() < num_devices {
-        let (asked, have) = (num_devices, devices.len());
-        return Err(RuntimeError::TooFewDevices { platform, asked, have });
-    }
-    Ok(PluginBackend { client: Arc::new(client), platform, version, devices, cache: Cache::open() })
+    let backend =
+        PluginBackend { client: Arc::new(client), platform, version, devices, cache: Cache::open() };
+    check_devices(&backend, num_devices)?;
+    Ok(backend)
 }
 
 /// Turns a plugin's error into that of an action.
@@ -204,11 +204,8 @@ impl Backend for PluginBackend {
         options: &CompileOptions,
     ) -> Result<Box<dyn Executable>, RuntimeError> {
         let signature = Signature::from_hlo_proto(hlo_module)?;
-        let (asked, have) = (options.num_replicas, self.devices.len());
-        if asked == 0 || asked > have {
-            return Err(RuntimeError::TooFewDevices { platform: self.platform.clone(), asked, have });
-        }
-        Ok(Box::new(self.executable(hlo_module, signature, asked)?))
+        check_devices(self, options.num_replicas)?;
+        Ok(Box::new(self.executable(hlo_module, signature, options.num_replicas)?))
     }
 
     fn upload(&self, value: &Literal, device: usize) -> Result<DeviceBuffer, RuntimeError> {
