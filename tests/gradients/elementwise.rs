@@ -59,16 +59,6 @@ fn negative_remainders_have_the_derivative_of_the_truncated_quotient() {
 }
 
 #[test]
-fn at_kinks_and_outside_their_domain_operations_have_slope_zero() {
-    let abs = gradients_of(|b, v| Ok(vec![b.abs(v[0])?]));
-    assert_eq!(values(&[f64s(&[2], &[0.0, -0.0])], abs)[0], [0.0, 0.0]);
-    let power = gradients_of(|b, v| Ok(vec![b.pow(v[0], v[1])?]));
-    let slopes = values(&[f64s(&[3], &[0.0, -2.0, -1.5]), f64s(&[3], &[0.0, 3.0, 0.0])], power);
-    assert_eq!(slopes[0][0], 0.0, "by the base at 0^0");
-    assert_eq!(slopes[1], [0.0; 3], "by the exponent of a base that is not positive");
-}
-
-#[test]
 fn a_value_used_twice_adds_both_cotangents() {
     check_twice("fan-out", &[floats(&[3], -1.0, 2.0)], |b, v| {
         let square = b.mul(v[0], v[0])?;
