@@ -104,3 +104,40 @@ fn exact(session: Session, pairs: &[Pair], rows: usize, eos: u32) -> Result<(Ses
     let exact = pairs.iter().zip(&written).filter(|(pair, written)| pair.target == **written).count();
     Ok((generator.into_session(), exact))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sizes of the batches for pairs of so many input and target tokens.
+    fn batches(room: &Room, lengths: &[(usize, usize)]) -> Vec<usize> {
+        let pair =
+            |&(input, target): &(usize, usize)| Ok(Pair { input: vec![5; input], target: vec![6; target] });
+        let mut pairs = lengths.iter().map(pair).peekable();
+        let mut sizes = vec![];
+        while pairs.peek().is_some() {
+            sizes.push(room.batch(&mut pairs).unwrap().len());
+        }
+        sizes
+    }
+
+    #[test]
+    fn prompts_that_end_together_leave_room_for_the_longest_target() {
+        let room = |before| Room { rows: 3, slots: 8, before };
+        // 5 + 3 slots; a longer target beside that prompt, or one slot less, begins another batch.
+        assert_eq!(batches(&room(Some(0)), &[(5, 3), (2, 3), (1, 1)]), [3]);
+        assert_eq!(batches(&room(Some(0)), &[(5, 3), (2, 4), (1, 1)]), [1, 2]);
+        assert_eq!(batches(&room(Some(1)), &[(5, 2), (2, 3), (4, 3), (7, 0)]), [1, 2, 1]);
+        // An encoder has places of its own.
+        assert_eq!(batches(&room(None), &[(8, 8), (1, 7), (8, 1), (3, 3)]), [3, 1]);
+    }
+
+    #[test]
+    fn an_error_of_reading_comes_after_the_pairs_before_it() {
+        let room = Room { rows: 3, slots: 8, before: None };
+        let pair = Pair { input: vec![5], target: vec![6] };
+        let mut pairs = vec![Ok(pair), Err(DataError::NoTokens)].into_iter().peekable();
+        assert_eq!(room.batch(&mut pairs).unwrap().len(), 1);
+        assert!(matches!(room.batch(&mut pairs), Err(DataError::NoTokens)));
+    }
+}
