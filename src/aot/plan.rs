@@ -2,16 +2,40 @@
 
 use super::report::{self, AotReport, FromGraph};
 use super::{AotError, Options, Topology, model};
-use crate::artifact::{self, Artifact, CompileError};
+use crate::artifact::{self, CompileError};
 use crate::config::{ConfigError, RunConfig};
+use crate::step;
 use serde::Serialize;
 use std::cmp::Ordering;
 
-/// Settings of one field to try.
+/// Alternatives of which a candidate has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Axis {
-    pub key: String,
-    pub values: Vec<String>,
+    /// The settings of each alternative.
+    pub values: Vec<Vec<String>>,
+}
+
+impl Axis {
+    /// The values of one field.
+    pub fn field(key: &str, values: &[&str]) -> Self {
+        Self { values: values.iter().map(|value| vec![format!("{key}={value}")]).collect() }
+    }
+
+    /// Every mesh of exactly so many devices, and with `shard_state` too where the batch is split.
+    pub fn meshes(devices: usize) -> Self {
+        let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
+        let grids = divisors(devices).flat_map(|data| {
+            let rest = devices / data;
+            divisors(rest).map(move |expert| (data, expert, rest / expert))
+        });
+        let values = grids.flat_map(|(data, expert, model)| {
+            let grid =
+                [format!("mesh.data={data}"), format!("mesh.expert={expert}"), format!("mesh.model={model}")];
+            let sharded = [false, true].into_iter().filter(move |sharded| !sharded || data > 1);
+            sharded.map(move |s| [&grid[..], &[format!("mesh.shard_state={s}")]].concat())
+        });
+        Self { values: values.collect() }
+    }
 }
 
 impl std::str::FromStr for Axis {
@@ -20,11 +44,11 @@ impl std::str::FromStr for Axis {
     fn from_str(text: &str) -> Result<Self, String> {
         let problem = || format!("`{text}`: expected KEY=VALUE,VALUE,.. such as model.remat=none,full");
         let (key, values) = text.split_once('=').ok_or_else(problem)?;
-        let values: Vec<String> = values.split(',').map(|v| v.trim().to_owned()).collect();
-        if key.trim().is_empty() || values.iter().any(String::is_empty) {
+        let values: Vec<&str> = values.split(',').map(str::trim).collect();
+        if key.trim().is_empty() || values.contains(&"") {
             return Err(problem());
         }
-        Ok(Self { key: key.trim().into(), values })
+        Ok(Self::field(key.trim(), &values))
     }
 }
 
@@ -34,7 +58,9 @@ pub struct Candidate {
     /// Settings on top of the configuration.
     pub settings: Vec<String>,
     pub verdict: Verdict,
-    /// Counted in its module; `None` where the configuration does not allow it.
+    /// What one device holds of parameters, optimizer slots and random key, for `train_step`; of parameters, for others.
+    pub state_bytes: u64,
+    /// Counted in its module; `None` where the configuration does not allow it, or the state is too large.
     pub graph: Option<FromGraph>,
     /// No step is faster: matrix products at the peak, the state read and written once, and the collectives.
     pub least_seconds: f64,
@@ -50,7 +76,7 @@ pub enum Verdict {
     Fits,
     /// Compiled, and does not fit.
     TooLarge,
-    /// The state and inputs alone are more than the memory.
+    /// The state alone is more than the memory.
     StateTooLarge,
     /// Others promised more.
     NotCompiled,
@@ -73,9 +99,9 @@ impl Verdict {
 /// Every combination of one value per axis, the last axis fastest; one without settings where there are no axes.
 pub fn combinations(axes: &[Axis]) -> Vec<Vec<String>> {
     axes.iter().fold(vec![vec![]], |rows, axis| {
-        let extended = rows.iter().flat_map(|row| {
-            axis.values.iter().map(move |value| [row.as_slice(), &[format!("{}={value}", axis.key)]].concat())
-        });
+        let extended = rows
+            .iter()
+            .flat_map(|row| axis.values.iter().map(move |settings| [row.as_slice(), settings].concat()));
         extended.collect()
     })
 }
@@ -88,89 +114,57 @@ pub struct Search<'a> {
     pub wanted: usize,
 }
 
+/// Makes a configuration from settings.
+pub trait Load: Fn(&[String]) -> Result<RunConfig, ConfigError> {}
+
+impl<F: Fn(&[String]) -> Result<RunConfig, ConfigError>> Load for F {}
+
 /// Tries all combinations; `load` makes a configuration from settings, `note` hears what is compiled.
 ///
 /// Returns the candidates, best first: those that fit by the model's step, then the others by what they promise.
-pub fn plan(
-    search: &Search,
-    options: &Options,
-    load: impl Fn(&[String]) -> Result<RunConfig, ConfigError>,
-    note: impl Fn(&str),
-) -> Vec<Candidate> {
-    let judged = combinations(search.axes).into_iter().map(|settings| {
-        let artifact = build(&load, &settings, search.program);
-        let candidate = judge(settings, &artifact, search.program, &options.topology);
-        (candidate, artifact.ok())
-    });
-    let mut judged: Vec<(Candidate, Option<Artifact>)> = judged.collect();
-    judged.sort_by(|(a, _), (b, _)| a.promises(b));
+pub fn plan(search: &Search, options: &Options, load: impl Load, note: impl Fn(&str)) -> Vec<Candidate> {
+    let judge = |settings| Candidate::judge(settings, &load, search.program, &options.topology);
+    let mut candidates: Vec<Candidate> = combinations(search.axes).into_iter().map(judge).collect();
+    candidates.sort_by(|a, b| a.promises(b));
     let (mut fitting, mut asked) = (0, 0);
-    for (candidate, artifact) in &mut judged {
-        let Some(artifact) = artifact.as_ref().filter(|_| candidate.verdict == Verdict::NotCompiled) else {
-            continue;
-        };
+    for candidate in candidates.iter_mut().filter(|c| c.verdict == Verdict::NotCompiled) {
         if fitting == search.wanted || asked == 2 * search.wanted {
             break;
         }
         asked += 1;
         note(&format!("compiling {} ...", candidate.settings.join(" ")));
-        candidate.compile(artifact, search.program, options);
+        candidate.compile(&load, search.program, options);
         fitting += usize::from(candidate.verdict == Verdict::Fits);
     }
-    let mut candidates: Vec<Candidate> = judged.into_iter().map(|(candidate, _)| candidate).collect();
     candidates.sort_by(|a, b| a.ranks(b));
     candidates
 }
 
-/// A combination cannot be built.
+/// A candidate cannot be built, or counted, or compiled.
 #[derive(Debug, thiserror::Error)]
-enum BuildError {
+enum Refusal {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
-    Compile(#[from] CompileError),
+    Build(#[from] CompileError),
+    #[error(transparent)]
+    Aot(#[from] AotError),
 }
 
-fn build(
-    load: &impl Fn(&[String]) -> Result<RunConfig, ConfigError>,
-    settings: &[String],
-    program: &str,
-) -> Result<Artifact, BuildError> {
-    Ok(artifact::compile_programs(&load(settings)?, &[program])?)
+/// What one device holds of the state of a program.
+fn state_bytes(config: &RunConfig, program: &str) -> u64 {
+    let trains = matches!(program, "train_step" | step::DISTILL_STEP);
+    let layout = step::layout(config);
+    let held = layout.iter().filter(|tensor| trains || step::is_parameter(&tensor.name));
+    held.map(|tensor| tensor.bytes_per_device(&config.mesh)).fold(0, u64::saturating_add)
 }
 
-/// The arithmetic of a candidate.
-fn judge(
-    settings: Vec<String>,
-    artifact: &Result<Artifact, BuildError>,
-    program: &str,
-    topology: &Topology,
-) -> Candidate {
-    let refused = |why: String| Candidate {
-        settings: settings.clone(),
-        verdict: Verdict::Refused(why),
-        graph: None,
-        least_seconds: f64::INFINITY,
-        report: None,
+fn counted(config: &RunConfig, program: &str) -> Result<FromGraph, Refusal> {
+    let artifact = artifact::compile_programs(config, &[program])?;
+    let Some((spec, module)) = artifact.program(program) else {
+        return Err(AotError::NoProgram { name: program.into(), found: vec![] }.into());
     };
-    let artifact = match artifact {
-        Ok(artifact) => artifact,
-        Err(error) => return refused(error.to_string()),
-    };
-    let Some((spec, module)) = artifact.program(program) else { return refused("no such program".into()) };
-    let graph = match report::from_graph(&artifact.manifest, spec, module) {
-        Ok(graph) => graph,
-        Err(error) => return refused(error.to_string()),
-    };
-    let held = graph.state_bytes.saturating_add(graph.input_bytes);
-    let fits = held <= topology.chip.memory_bytes;
-    Candidate {
-        settings,
-        verdict: if fits { Verdict::NotCompiled } else { Verdict::StateTooLarge },
-        least_seconds: least_seconds(&graph, topology),
-        graph: Some(graph),
-        report: None,
-    }
+    Ok(report::from_graph(&artifact.manifest, spec, module).map_err(AotError::from)?)
 }
 
 fn least_seconds(graph: &FromGraph, topology: &Topology) -> f64 {
@@ -182,8 +176,32 @@ fn least_seconds(graph: &FromGraph, topology: &Topology) -> f64 {
 }
 
 impl Candidate {
-    fn compile(&mut self, artifact: &Artifact, program: &str, options: &Options) {
-        match super::compile(artifact, program, options, None) {
+    fn new(settings: Vec<String>, verdict: Verdict) -> Self {
+        Self { settings, verdict, state_bytes: 0, graph: None, least_seconds: f64::INFINITY, report: None }
+    }
+
+    /// The arithmetic. The graph is built only where the state fits.
+    fn judge(settings: Vec<String>, load: &impl Load, program: &str, topology: &Topology) -> Self {
+        let config = match load(&settings) {
+            Ok(config) => config,
+            Err(error) => return Self::new(settings, Verdict::Refused(error.to_string())),
+        };
+        let state_bytes = state_bytes(&config, program);
+        if state_bytes > topology.chip.memory_bytes {
+            return Self { state_bytes, ..Self::new(settings, Verdict::StateTooLarge) };
+        }
+        match counted(&config, program) {
+            Ok(graph) => {
+                let least_seconds = least_seconds(&graph, topology);
+                let judged = Self::new(settings, Verdict::NotCompiled);
+                Self { state_bytes, least_seconds, graph: Some(graph), ..judged }
+            }
+            Err(error) => Self::new(settings, Verdict::Refused(error_text(&error))),
+        }
+    }
+
+    fn compile(&mut self, load: &impl Load, program: &str, options: &Options) {
+        match compiled(load, &self.settings, program, options) {
             Ok(report) => {
                 self.verdict = if report.fits { Verdict::Fits } else { Verdict::TooLarge };
                 self.report = Some(report);
@@ -211,7 +229,17 @@ impl Candidate {
     }
 }
 
-fn error_text(error: &AotError) -> String {
+fn compiled(
+    load: &impl Load,
+    settings: &[String],
+    program: &str,
+    options: &Options,
+) -> Result<AotReport, Refusal> {
+    let artifact = artifact::compile_programs(&load(settings)?, &[program])?;
+    Ok(super::compile(&artifact, program, options, None)?)
+}
+
+fn error_text(error: &Refusal) -> String {
     match std::error::Error::source(error) {
         Some(source) => format!("{error}: {source}"),
         None => error.to_string(),
@@ -268,6 +296,26 @@ mod tests {
         let large = ["model.d_ff=500000", "model.moe.num_experts=64"];
         let found = candidates("v5e:1x1", &[], &large);
         assert_eq!(found[0].verdict, Verdict::StateTooLarge);
-        assert!(found[0].graph.as_ref().unwrap().state_bytes > 16 << 30);
+        assert!(found[0].state_bytes > 16 << 30 && found[0].graph.is_none());
+    }
+
+    #[test]
+    fn the_state_is_that_of_the_program() {
+        let found = candidates("v5e:1x1", &[], &[]);
+        assert_eq!(found[0].state_bytes, found[0].graph.as_ref().unwrap().state_bytes);
+    }
+
+    #[test]
+    fn every_mesh_of_the_devices_is_tried_and_what_does_not_divide_is_refused() {
+        let meshes = Axis::meshes(4);
+        let grids: Vec<String> = meshes.values.iter().map(|settings| settings.join(" ")).collect();
+        assert_eq!(grids.len(), 6 + 3, "{grids:?}");
+        assert_eq!(grids[0], "mesh.data=1 mesh.expert=1 mesh.model=4 mesh.shard_state=false");
+        let found = candidates("v5e:2x2", &[meshes], &["model.moe.num_experts=6"]);
+        let refused =
+            |c: &&Candidate| matches!(&c.verdict, Verdict::Refused(why) if why.contains("mesh.expert"));
+        let settings = |c: &Candidate| c.settings[1].clone();
+        let refused: Vec<String> = found.iter().filter(refused).map(settings).collect();
+        assert_eq!(refused, ["mesh.expert=4"]);
     }
 }

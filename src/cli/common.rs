@@ -31,6 +31,11 @@ impl ConfigArgs {
         Ok(self.load_with(&[])?)
     }
 
+    /// Whether `--mesh` was given.
+    pub fn has_mesh(&self) -> bool {
+        self.mesh.mesh.is_some()
+    }
+
     /// With more overrides, which win.
     pub fn load_with(&self, more: &[String]) -> Result<RunConfig, ConfigError> {
         RunConfig::load_with(&self.config, &[&self.overrides, &self.mesh.overrides()[..], more].concat())

@@ -2,6 +2,7 @@
 
 use super::{Devices, Needs, aot as aot_command, common};
 use crate::aot::{self, Axis, Candidate, Options, Search, Topology, Verdict};
+use crate::config::{Capacity, MoeConfig};
 use crate::inspect::{bytes_text, count_text};
 use comfy_table::{Table, presets};
 use std::process::ExitCode;
@@ -12,8 +13,9 @@ const NOTHING_FITS: u8 = 1;
 /// Rank ways to run a configuration on TPUs that are not here
 #[derive(clap::Args)]
 #[command(
-    after_help = "Without --vary it tries model.remat and model.moe.dispatch. What cannot fit, or computes more than others at its very \
-                  best, is not given to the compiler.\n\nExit status: 0 when something fits, 1 when nothing does."
+    after_help = "On several chips it tries every mesh that uses all of them and that the configuration allows, unless --mesh gives one. \
+                  Without --vary it tries model.remat and, of sparse models, model.moe.dispatch and factors of the capacity. What cannot \
+                  fit, or computes more than others at its very best, is not given to the compiler.\n\nExit status: 0 when something fits, 1 when nothing does."
 )]
 pub struct Args {
     #[command(flatten)]
@@ -38,11 +40,12 @@ pub struct Args {
 }
 
 pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
-    let axes = if args.axes.is_empty() { default_axes() } else { args.axes };
+    // A configuration that is wrong by itself is an error, not a row.
+    let config = args.config.load()?;
+    let mut axes = if args.axes.is_empty() { default_axes(&config.model.moe) } else { args.axes };
+    axes.extend(meshes(&args.config, &args.topology));
     let search = Search { axes: &axes, program: &args.program, wanted: args.compile };
     let options: Options = args.compiler.options(args.topology)?;
-    // A configuration that is wrong by itself is an error, not a row.
-    args.config.load()?;
     let found =
         aot::plan(&search, &options, |settings| args.config.load_with(settings), |line| common::note(line));
     match args.json {
@@ -53,12 +56,28 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(if fits { 0 } else { NOTHING_FITS }))
 }
 
-fn default_axes() -> Vec<Axis> {
-    let axis = |key: &str, values: &[&str]| Axis {
-        key: key.into(),
-        values: values.iter().map(|v| (*v).to_owned()).collect(),
-    };
-    vec![axis("model.remat", &["none", "dots", "full"]), axis("model.moe.dispatch", &["gather", "einsum"])]
+fn default_axes(moe: &MoeConfig) -> Vec<Axis> {
+    let mut axes = vec![Axis::field("model.remat", &["none", "dots", "full"])];
+    if moe.num_experts > 0 {
+        axes.push(Axis::field("model.moe.dispatch", &["gather", "einsum"]));
+        if let Capacity::Factor { train_factor, .. } = moe.capacity {
+            let own = train_factor.to_string();
+            let others = ["1", "1.25"].into_iter().filter(|factor| *factor != own);
+            let factors: Vec<&str> = [own.as_str()].into_iter().chain(others).collect();
+            axes.push(Axis::field("model.moe.capacity.train_factor", &factors));
+        }
+    }
+    axes
+}
+
+/// The meshes of all devices that the configuration allows; none to try where `--mesh` gives one, or where there is one device.
+fn meshes(config: &common::ConfigArgs, topology: &Topology) -> Option<Axis> {
+    if config.has_mesh() || topology.num_devices() == 1 {
+        return None;
+    }
+    let mut axis = Axis::meshes(topology.num_devices());
+    axis.values.retain(|settings| config.load_with(settings).is_ok());
+    (!axis.values.is_empty()).then_some(axis)
 }
 
 fn table(found: &[Candidate]) -> Table {
