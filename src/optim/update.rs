@@ -201,9 +201,31 @@ fn gradients(
 /// The mean over dimensions `dims` of the whole tensor, from the block `x` that this device holds.
 pub(super) fn mean(b: &mut Builder, mesh: Mesh, spec: &ParamSpec, x: Value, dims: &[usize]) -> Built {
     let count: usize = dims.iter().map(|&dim| spec.ty.shape[dim]).product();
-    let sum = b.sum(x, dims)?;
+    let sum = long_sum(b, x, dims)?;
     let sum = mesh.sum(b, sum, &spec.partition.axes_of_all(dims))?;
     b.mul_scalar(sum, 1.0 / count.max(1) as f64)
+}
+
+/// Terms that are summed in one loop.
+const SHORT_SUM: usize = 32;
+
+/// The sum over `dims`, in two parts where it is long.
+///
+/// XLA's CPU back end sums more than [`SHORT_SUM`] terms along a dimension by a tree, before which it writes the terms down; a
+/// shorter sum is one loop with what makes its terms. The last dimension is left alone: on other targets splitting it
+/// would move elements.
+fn long_sum(b: &mut Builder, x: Value, dims: &[usize]) -> Built {
+    let shape = b.shape(x);
+    let splits = |&&dim: &&usize| {
+        dim + 1 < shape.len() && shape[dim] > SHORT_SUM && shape[dim].is_multiple_of(SHORT_SUM)
+    };
+    let Some(&dim) = dims.iter().find(splits) else { return b.sum(x, dims) };
+    let parts = [&shape[..dim], &[shape[dim] / SHORT_SUM, SHORT_SUM], &shape[dim + 1..]].concat();
+    let x = b.reshape(x, &parts)?;
+    let short = b.sum(x, &[dim + 1])?;
+    // Or the two sums become one again.
+    let short = b.optimization_barrier(&[short])?;
+    b.sum(short[0], dims)
 }
 
 /// `limit / max(norm, limit)`: 1 below the limit, not a number where the norm is not.
