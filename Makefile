@@ -5,6 +5,7 @@
 # tpu     fetches libtpu (137 MB) and compiles small programs for TPUs with it
 # scale   the table of docs/scale.md: presets compiled for TPUs, minutes each
 # bench   the training step beside its matrix products
+# bench-peers the same model in JAX and PyTorch in turns with ours; rewrites the table of docs/performance.md
 # oracles every derivative rule, whole models and optimizers against JAX
 # parity  imported models against Hugging Face transformers; rewrites the table of docs/parity.md
 # lint    formatting and clippy, warnings denied
@@ -16,8 +17,9 @@ DEMO ?= runs/demo
 PYTHON ?= python3
 ORACLES := tests/oracles
 CASES := target/oracles
+PEERS := benches/peers
 
-.PHONY: setup build demo test tpu scale bench oracles parity lint clean
+.PHONY: setup build demo test tpu scale bench bench-peers oracles parity lint clean
 
 setup:
 	scripts/setup.sh
@@ -43,6 +45,11 @@ scale: build
 
 bench: setup
 	cargo bench --bench step
+
+bench-peers: build $(PEERS)/.venv/done
+	set -e; for size in small switch-base-8; do \
+	  $(PEERS)/.venv/bin/python $(PEERS)/compare.py target/release/switchyard target/peers docs/performance.md $$size; \
+	done
 
 # Each folder has an environment of its own, made from its pinned requirements.
 %/.venv/done: %/requirements.txt

@@ -148,6 +148,7 @@ fn arguments_are_refused_with_exit_status_2() {
 mod on_a_device {
     use super::json;
     use super::workspace::{Finished, Workspace, trained};
+    use std::io::Write;
     use std::path::Path;
     use std::process::{Command, Stdio};
     use switchyard::checkpoint::{latest, read_tensors, write_tensors};
@@ -156,6 +157,33 @@ mod on_a_device {
 
     fn steps(run: &Path) -> Vec<u64> {
         read_metrics(&run.join("metrics.jsonl")).unwrap().iter().map(|record| record.step).collect()
+    }
+
+    #[test]
+    fn a_bench_in_turns_answers_every_line_with_a_step() {
+        let workspace = Workspace::new();
+        let mut command = workspace.command(&["bench", "causal.json", "--turns"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"\n\n").unwrap();
+        let finished = Finished::new(child.wait_with_output().unwrap());
+        let lines: Vec<_> = finished.stdout.lines().map(json).collect();
+        assert_eq!(lines.len(), 3, "{}{}", finished.stdout, finished.stderr);
+        assert!(lines[0]["compile"].as_f64() > Some(0.0), "{}", finished.stdout);
+        for step in &lines[1..] {
+            assert!(step["loss"].as_f64() > Some(1.0) && step["seconds"].as_f64() > Some(0.0), "{step}");
+        }
+    }
+
+    #[test]
+    fn a_bench_with_parts_times_every_kind_of_layer() {
+        let workspace = Workspace::new();
+        let cost = json(&workspace.succeed(&["bench", "causal.json", "--steps", "1", "--parts", "--json"]));
+        let parts = cost["parts"].as_array().unwrap();
+        let kinds: Vec<_> = parts.iter().filter_map(|part| part["kind"].as_str()).collect();
+        let expected = ["router", "dispatch", "expert products", "combine", "attention", "embedding"];
+        assert_eq!(kinds, [&expected[..], &["vocabulary loss", "optimizer"]].concat());
+        assert!(parts.iter().all(|part| part["seconds"].as_f64() > Some(0.0)), "{cost}");
     }
 
     #[test]

@@ -42,11 +42,7 @@ pub fn compile_programs(config: &RunConfig, names: &[&str]) -> Result<Artifact, 
     };
     let mut modules = vec![];
     for name in names {
-        let built = step::build(config, name);
-        let program = built
-            .ok_or_else(|| CompileError::UnknownProgram { name: (*name).into() })?
-            .map_err(|source| CompileError::Build { program: (*name).into(), source: Box::new(source) })?;
-        let module = emit(&program);
+        let (program, module) = compile_program(config, name)?;
         manifest.moe_layers.extend(moe_layers(config, name));
         manifest.programs.push(ProgramSpec {
             name: (*name).into(),
@@ -57,6 +53,16 @@ pub fn compile_programs(config: &RunConfig, names: &[&str]) -> Result<Artifact, 
         modules.push(module);
     }
     Ok(Artifact { manifest, modules })
+}
+
+/// One program and its module.
+pub fn compile_program(config: &RunConfig, name: &str) -> Result<(Program, HloModuleProto), CompileError> {
+    let built = step::build(config, name);
+    let program = built
+        .ok_or_else(|| CompileError::UnknownProgram { name: name.into() })?
+        .map_err(|source| CompileError::Build { program: name.into(), source: Box::new(source) })?;
+    let module = emit(&program);
+    Ok((program, module))
 }
 
 /// The HLO module of a program: dead code dropped, common subexpressions shared, what stays on the device donated.

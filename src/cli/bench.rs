@@ -1,8 +1,10 @@
 //! `bench`: what a training step costs here.
 
 use super::{Devices, Needs, common};
-use crate::measure::{self, Emission, MeasureError, StepCost};
+use crate::checkpoint;
+use crate::measure::{self, Emission, MeasureError, StepCost, Turns};
 use crate::report::{Summary, bytes_text};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Measure a training step: emission, XLA's compiler, step time beside its matrix products, memory
@@ -16,6 +18,15 @@ pub struct Args {
     /// Measure the emission alone, which needs no device
     #[arg(long)]
     emission: bool,
+    /// Measure the kinds of layers too, each cut out of the step and run alone
+    #[arg(long, conflicts_with_all = ["emission", "turns"])]
+    parts: bool,
+    /// Run a step for each line of standard input and answer with a line of JSON: for measuring in turns with another program
+    #[arg(long, conflicts_with_all = ["emission", "steps"])]
+    turns: bool,
+    /// Safetensors file with the batch of every step; by default random tokens
+    #[arg(long, value_name = "FILE", requires = "turns")]
+    inputs: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -39,8 +50,21 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     }
     let replicas = config.mesh.num_replicas();
     let open = || args.device.open(devices, replicas).map_err(|e| MeasureError::Peak(e.into()));
-    let cost = measure::step(open, &config, args.steps)?;
+    if args.turns {
+        let batch = args.inputs.as_deref().map(checkpoint::read_tensors).transpose()?;
+        return take_turns(Turns::new(open, &config, batch)?);
+    }
+    let cost = measure::step(open, &config, args.steps, args.parts)?;
     print(args.json, &cost, &table(&cost))
+}
+
+fn take_turns(mut turns: Turns) -> anyhow::Result<ExitCode> {
+    common::say(serde_json::to_string(&turns.start())?)?;
+    for line in std::io::stdin().lines() {
+        line?;
+        common::say(serde_json::to_string(&turns.turn()?)?)?;
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn print(json: bool, value: &impl serde::Serialize, table: &Summary) -> anyhow::Result<ExitCode> {
@@ -76,7 +100,15 @@ fn table(cost: &StepCost) -> Summary {
         .row("step / its products", format!("{:.2}", cost.step_over_products))
         .row("training state", bytes_text(cost.state_bytes));
     if let Some(peak) = cost.peak_process_bytes {
-        table.row("peak memory of the process", bytes_text(peak));
+        let ratio = peak as f64 / cost.state_bytes.max(1) as f64;
+        table.row("peak memory of the process", format!("{} ({ratio:.2} x state)", bytes_text(peak)));
+    }
+    for part in &cost.parts {
+        let share = 100.0 * part.seconds / step.median;
+        table.row(
+            format!("{}, alone", part.kind),
+            format!("{:.4} s ({share:.1} % of the step)", part.seconds),
+        );
     }
     table
 }

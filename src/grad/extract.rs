@@ -24,7 +24,7 @@ pub(super) fn marks(graph: &Graph, values: &[Value]) -> Vec<bool> {
 }
 
 /// The graph from `inputs` (any values, also unused ones) to `outputs`. `scope` names the copy of the node at a position.
-pub(super) fn extract(
+pub(crate) fn extract(
     graph: &Graph,
     inputs: &[Value],
     outputs: &[Value],

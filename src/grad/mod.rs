@@ -23,6 +23,8 @@ mod sort;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use extract::extract;
+
 use crate::build::{BuildError, Builder};
 use crate::ir::{TensorType, Value};
 

@@ -26,11 +26,10 @@ pub fn emission(config: &RunConfig, program: &str, runs: usize) -> Result<Emissi
     let mut sizes = (0, 0);
     for _ in 0..runs.max(1) {
         let start = Instant::now();
-        let artifact = artifact::compile_programs(config, &[program])?;
-        let bytes: usize = artifact.modules.iter().map(|module| hlo::encode(module).len()).sum();
+        let (_, module) = artifact::compile_program(config, program)?;
+        let bytes = hlo::encode(&module).len();
         times.push(start.elapsed().as_secs_f64());
-        let computations = artifact.modules.iter().flat_map(|module| &module.computations);
-        sizes = (bytes, computations.map(|c| c.instructions.len()).sum());
+        sizes = (bytes, module.computations.iter().map(|c| c.instructions.len()).sum());
     }
     let (module_bytes, instructions) = sizes;
     Ok(Emission { program: program.into(), seconds: Spread::new(times), module_bytes, instructions })

@@ -1,8 +1,11 @@
 //! What a training step costs on a device, beside what its matrix products alone would take in the same process.
 
 mod emission;
+mod parts;
 mod peak;
+mod ready;
 mod step;
+mod turns;
 
 use crate::artifact::CompileError;
 use crate::ir::Literal;
@@ -12,8 +15,11 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
 pub use emission::{Emission, emission};
+pub use parts::{Part, parts};
 pub use peak::{PEAK_SIZE, Peak};
+use ready::{Ready, ready};
 pub use step::{StepCost, step};
+pub use turns::{Start, Turn, Turns};
 
 /// A measurement that cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +30,12 @@ pub enum MeasureError {
     Session(#[from] SessionError),
     #[error("the peak of the device cannot be measured")]
     Peak(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("parts of a step are measured on one device, the mesh has {devices}")]
+    Mesh { devices: usize },
+    #[error("a part of the step cannot be measured")]
+    Part(#[source] crate::runtime::RuntimeError),
+    #[error("a part of the step cannot be cut out")]
+    Cut(#[from] crate::build::BuildError),
     #[error("the module of the step cannot be read: {0}")]
     Inspect(#[from] crate::inspect::InspectError),
     #[error("the step takes an input `{0}`, for which no random values are defined")]

@@ -11,6 +11,9 @@ use std::time::Instant;
 /// Rows and columns of the matrices.
 pub const PEAK_SIZE: usize = 2048;
 
+/// Products in one measurement.
+const PRODUCTS: usize = 3;
+
 /// A compiled product of two float32 matrices of [`PEAK_SIZE`], ready to be timed between steps.
 pub struct Peak {
     product: Box<dyn Executable>,
@@ -38,8 +41,12 @@ impl Peak {
         Ok(Self { product, matrix })
     }
 
-    /// FLOP/s of one product, two per multiply-add.
+    /// FLOP/s of the fastest of a few products, two per multiply-add: what else ran before has cooled the caches.
     pub fn measure(&self) -> Result<f64, MeasureError> {
+        (0..PRODUCTS).try_fold(0.0, |best: f64, _| Ok(best.max(self.product()?)))
+    }
+
+    fn product(&self) -> Result<f64, MeasureError> {
         let start = Instant::now();
         let arguments = vec![Argument::from(&self.matrix), Argument::from(&self.matrix)];
         let results = self.product.run(arguments).map_err(|e| MeasureError::Peak(e.into()))?;

@@ -1,18 +1,14 @@
 //! The training step on a device.
 
-use super::{Emission, MeasureError, Peak, Spread, emission, random_batch};
-use crate::artifact;
+use super::ready::PROGRAM;
+use super::{Emission, MeasureError, Part, Peak, Spread, parts, ready};
 use crate::config::RunConfig;
 use crate::inspect::{self, Flops, ScopeRow};
 use crate::report::peak_resident_bytes;
 use crate::runtime::Backend;
-use crate::train::Session;
 use serde::Serialize;
 use std::time::Instant;
 
-const PROGRAM: &str = "train_step";
-/// Emissions, of which the median counts.
-const EMISSIONS: usize = 5;
 /// Steps that are not counted: the first ones touch memory for the first time.
 const WARM_UP: u64 = 2;
 
@@ -42,46 +38,46 @@ pub struct StepCost {
     pub state_bytes: u64,
     /// Of the whole process, XLA and its compiler included.
     pub peak_process_bytes: Option<u64>,
+    /// The kinds of layers, if asked for.
+    pub parts: Vec<Part>,
 }
 
-/// Runs `steps` training steps on random tokens, in turns with the product that gives the peak.
+/// Runs `steps` training steps on random tokens, in turns with the product that gives the peak; then, if asked, its parts.
 ///
 /// Errors: [`MeasureError`] if the step cannot be built, compiled or run.
 pub fn step(
     open: impl Fn() -> Result<Box<dyn Backend>, MeasureError>,
     config: &RunConfig,
     steps: usize,
+    with_parts: bool,
 ) -> Result<StepCost, MeasureError> {
-    let emission = emission(config, PROGRAM, EMISSIONS)?;
-    let artifact = artifact::compile_programs(config, &["init", PROGRAM])?;
-    let report = match artifact.program(PROGRAM) {
-        Some((_, module)) => inspect::inspect(module)?,
-        None => return Err(MeasureError::Input(PROGRAM.into())),
-    };
+    let devices = config.mesh.num_replicas();
+    if with_parts && devices > 1 {
+        return Err(MeasureError::Mesh { devices });
+    }
     let backend = open()?;
     let platform = backend.platform().to_owned();
     let peak = Peak::new(&*backend)?;
-    let mut session = Session::new(backend, artifact);
-    session.init(config.seed)?;
-    let before = session.compile_time();
-    session.prepare(PROGRAM)?;
-    let compile_seconds = (session.compile_time() - before).as_secs_f64();
+    let mut ready = ready(backend, config)?;
+    let report = inspect::inspect(ready.session.program(PROGRAM)?.1)?;
 
     let (mut times, mut rates) = (vec![], vec![]);
     for index in 0..WARM_UP + steps.max(1) as u64 {
-        let batch = {
-            let spec = session.program(PROGRAM)?.0;
-            random_batch(spec, config.model.vocab_size, index)?
-        };
+        let batch = ready.random_batch(index)?;
         let rate = peak.measure()?;
         let start = Instant::now();
-        session.run(PROGRAM, batch)?;
+        ready.run(batch)?;
         if index >= WARM_UP {
             times.push(start.elapsed().as_secs_f64());
             rates.push(rate);
         }
     }
     let (step, peak) = (Spread::new(times), Spread::new(rates).median);
+    let state_bytes = ready.session.artifact().manifest.state_bytes;
+    let (emission, compile_seconds) = (ready.emission, ready.compile_seconds);
+    let peak_process_bytes = peak_resident_bytes();
+    drop(ready.session);
+    let parts = if with_parts { parts(&*open()?, config)? } else { vec![] };
     let products = report.flops.dot as f64 / peak;
     let tokens_per_step = tokens_per_step(config);
     Ok(StepCost {
@@ -98,8 +94,9 @@ pub fn step(
         share_of_peak: products / step.median,
         step_over_products: step.median / products,
         layers: report.scopes,
-        state_bytes: session.artifact().manifest.state_bytes,
-        peak_process_bytes: peak_resident_bytes(),
+        state_bytes,
+        peak_process_bytes,
+        parts,
     })
 }
 
