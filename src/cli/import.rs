@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 pub const NEEDS: Needs = Needs::Nothing;
 
-/// Import a Hugging Face checkpoint: T5 and Switch Transformers, as config.json and safetensors
+/// Import a Hugging Face checkpoint (T5, Switch Transformers, Mixtral, DeepSeek-V3): config.json and safetensors
 #[derive(clap::Args)]
 pub struct Args {
     /// Folder with config.json and model.safetensors, or its shards and their index

@@ -98,7 +98,8 @@ fn all_settings(
     let mut settings = origin.map(|origin| origin.settings.clone()).unwrap_or_default();
     settings.entry("architectures").or_insert_with(|| json!([family.architecture()]));
     settings.insert("model_type".into(), family.name().into());
-    settings.extend(family.settings(config, problems));
+    let fresh = family.settings(config, &settings, problems);
+    settings.extend(fresh);
     settings
 }
 

@@ -2,7 +2,7 @@
 
 use super::copy::{self, Float, Matrix};
 use super::error::{ConvertError, Problem};
-use super::families::Family;
+use super::families::{Family, Source};
 use super::origin::{self, Origin};
 use super::plan::{self, Plan, Target};
 use super::settings::{self, Settings};
@@ -43,8 +43,15 @@ pub fn import(source: &Path, target: &Path) -> Result<Imported, ConvertError> {
     config.data.tokenizer =
         TokenizerSpec::HuggingFace { path: target.join(TOKENIZER).display().to_string(), eos_token: None };
     let config = resolve(source, config, &problems)?;
-    let weights = Weights::open(source, &mut problems)?;
-    let plan = checked(source, family, &config, &weights, problems)?;
+    let weights = match Weights::open(source, &mut problems) {
+        // Quantised weights have element types that no file here has.
+        Err(_) if !problems.is_empty() => {
+            return Err(ConvertError::Refused { path: source.join(settings::FILE), problems });
+        }
+        opened => opened?,
+    };
+    let folder = Source { settings: &tree, weights: &weights };
+    let plan = checked(source, family, &config, folder, problems)?;
     let optional = plan.optional.iter().filter(|name| weights.ty(name).is_some());
     let origin = Origin::new(tree, &weights, optional.map(ToString::to_string).collect());
     let checkpoint = write(target, &config, &plan, &weights, &origin)?;
@@ -80,18 +87,18 @@ fn checked(
     source: &Path,
     family: Family,
     config: &RunConfig,
-    weights: &Weights,
+    folder: Source,
     mut problems: Vec<Problem>,
 ) -> Result<Plan, ConvertError> {
     let path = || source.to_path_buf();
     // Names are made only if there can be as many tensors: a setting alone must not fill the memory.
-    let (asked, found) = (plan::count(&config.model), weights.len());
+    let (asked, found) = (plan::count(&config.model), folder.weights.len());
     if asked > found.saturating_mul(2).saturating_add(1000) {
         problems.push(Problem::Count { asked, found });
         return Err(ConvertError::Refused { path: path(), problems });
     }
-    let mut plan = family.plan(config, Some(weights));
-    plan.check(weights, &mut problems);
+    let mut plan = family.plan(config, Some(folder));
+    plan.check(folder.weights, &mut problems);
     if problems.is_empty() { Ok(plan) } else { Err(ConvertError::Refused { path: path(), problems }) }
 }
 

@@ -3,7 +3,9 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `import`, `export` | a folder there to a checkpoint here, and back |
-//! | `families`, `t5` | which models there are / T5 and Switch Transformers: settings and names |
+//! | `families` | which models there are |
+//! | `t5`, `causal` | settings and names of T5 and Switch Transformers / of Mixtral and DeepSeek-V3 |
+//! | `rope` | settings of rotary positions |
 //! | `plan` | which part of which tensor holds the same numbers on either side |
 //! | `settings` | reading and writing `config.json` |
 //! | `weights` | one or many safetensors files as one set of names |
@@ -13,6 +15,7 @@
 //!
 //! Weights are mapped and written in pieces; no tensor is ever held whole.
 
+mod causal;
 mod copy;
 mod error;
 mod export;
@@ -20,6 +23,7 @@ mod families;
 mod import;
 mod origin;
 mod plan;
+mod rope;
 mod settings;
 mod t5;
 mod weights;

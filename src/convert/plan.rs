@@ -47,8 +47,8 @@ pub struct Plan {
     pub copies: Vec<&'static str>,
     /// Names that can be absent, since others hold the same numbers.
     pub optional: &'static [&'static str],
-    /// Names that may be there and mean nothing.
-    pub ignored: &'static [&'static str],
+    /// Beginnings of names that may be there and mean nothing.
+    pub ignored: Vec<String>,
 }
 
 /// How a parameter is named there.
@@ -146,7 +146,8 @@ impl Plan {
             problems.extend(misfit(piece, weights));
         }
         let means_something = |name: &&str| {
-            !known.contains(name) && !self.copies.contains(name) && !self.ignored.contains(name)
+            let ignored = self.ignored.iter().any(|start| name.starts_with(start));
+            !known.contains(name) && !self.copies.contains(name) && !ignored
         };
         problems.extend(weights.names().filter(means_something).map(|name| Problem::Unknown {
             name: name.into(),

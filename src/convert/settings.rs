@@ -40,13 +40,26 @@ pub fn with_causes(error: &dyn std::error::Error) -> String {
 
 /// Reads keys; one of the wrong kind is a [`Problem`] and counts as absent.
 pub struct Settings<'a> {
+    /// Before the names of keys in problems.
+    path: String,
     tree: &'a Map<String, Value>,
     problems: &'a mut Vec<Problem>,
 }
 
 impl<'a> Settings<'a> {
     pub fn new(tree: &'a Map<String, Value>, problems: &'a mut Vec<Problem>) -> Self {
-        Self { tree, problems }
+        Self { path: String::new(), tree, problems }
+    }
+
+    /// The object under a key; none where it is absent, null or another value.
+    pub fn nested(&mut self, key: &str) -> Option<Settings<'_>> {
+        let tree = self.typed(key, "an object", Value::as_object)?;
+        Some(Settings { path: format!("{}{key}.", self.path), tree, problems: self.problems })
+    }
+
+    /// Whether the key is there, null or not.
+    pub fn has(&self, key: &str) -> bool {
+        self.tree.contains_key(key)
     }
 
     /// The value of a key that is there and not null.
@@ -98,13 +111,21 @@ impl<'a> Settings<'a> {
         }
     }
 
+    /// A key that must not be there, or be null.
+    pub fn absent(&mut self, key: &str, expected: &str) {
+        if self.get(key).is_some() {
+            self.refuse(key, expected);
+        }
+    }
+
     /// Notes that the value of `key` does not fit.
     pub fn refuse(&mut self, key: &str, expected: &str) {
         let found = self.tree.get(key).unwrap_or(&Value::Null).to_string();
-        self.problems.push(Problem::Setting { key: key.into(), found, expected: expected.into() });
+        let key = format!("{}{key}", self.path);
+        self.problems.push(Problem::Setting { key, found, expected: expected.into() });
     }
 
-    fn typed<T>(&mut self, key: &str, expected: &str, read: impl Fn(&Value) -> Option<T>) -> Option<T> {
+    fn typed<T>(&mut self, key: &str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> Option<T> {
         let value = read(self.get(key)?);
         if value.is_none() {
             self.refuse(key, expected);

@@ -16,7 +16,7 @@ const HEAD: &str = "lm_head.weight";
 const COPIES: &[&str] = &[EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", HEAD];
 
 /// Old files have a table that no layer reads.
-const IGNORED: &[&str] = &["decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"];
+const IGNORED: &str = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight";
 
 const OUTSIDE: &[Row] = &[
     same("shared/embedding", EMBEDDING),
@@ -70,7 +70,7 @@ pub fn plan(family: Family, config: &RunConfig, weights: Option<&Weights>) -> Pl
         let head = targets.iter_mut().filter(|target| target.name == "head");
         head.flat_map(|target| &mut target.pieces).for_each(|piece| piece.name = EMBEDDING.into());
     }
-    Plan { targets, copies, optional: COPIES, ignored: IGNORED }
+    Plan { targets, copies, optional: COPIES, ignored: vec![IGNORED.into()] }
 }
 
 /// The configuration for these settings.
@@ -103,7 +103,7 @@ pub fn config(family: Family, settings: &mut Settings) -> RunConfig {
     };
     match family {
         Family::Switch => switch(settings, &mut model),
-        Family::T5 => {
+        _ => {
             let known = [
                 ("relu", FeedForward::Relu),
                 ("gated-gelu", FeedForward::GatedGelu),
@@ -185,9 +185,6 @@ pub fn settings(family: Family, config: &RunConfig, problems: &mut Vec<Problem>)
         let (model, expected) = (family.name(), expected.to_string());
         problems.push(Problem::NotExpressible { ours, found, model, expected });
     };
-    if model.architecture != Architecture::EncoderDecoder {
-        refuse("model.architecture", "decoder_only".into(), "encoder_decoder");
-    }
     let buckets = match model.positions {
         Positions::RelativeBuckets(buckets) => buckets,
         Positions::Rotary(_) => {
@@ -226,7 +223,7 @@ pub fn settings(family: Family, config: &RunConfig, problems: &mut Vec<Problem>)
     });
     let own = match family {
         Family::Switch => switch_settings(config, &mut refuse),
-        Family::T5 => {
+        _ => {
             let form = match model.feed_forward {
                 FeedForward::Relu => "relu",
                 FeedForward::GatedGelu => "gated-gelu",
