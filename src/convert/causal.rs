@@ -2,6 +2,7 @@
 
 use super::error::Problem;
 use super::families::{Family, Source};
+use super::origin::HEAD;
 use super::plan::{self, Plan, Row, Table, linear, same};
 use super::rope::{self, Scores};
 use super::settings::Settings;
@@ -13,7 +14,6 @@ use crate::config::{
 use serde_json::{Map, Value, json};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
-const HEAD: &str = "lm_head.weight";
 
 const OUTSIDE: &[Row] = &[
     same("shared/embedding", EMBEDDING),
@@ -234,7 +234,7 @@ pub fn settings(
         "hidden_act": "silu",
         "rms_norm_eps": model.norm_epsilon,
         "pad_token_id": model.pad_id,
-        "tie_word_embeddings": false,
+        "tie_word_embeddings": before.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false),
     }));
     all.extend(match family {
         Family::Mixtral => mixtral_settings(model, &mut refuse),

@@ -50,7 +50,12 @@ pub fn export(
         return Err(ConvertError::Exists { path: target.to_path_buf() });
     }
     let family = Family::holding(config);
-    let origin = Origin::parse(checkpoint.metadata(origin::KEY));
+    let mut origin = Origin::parse(checkpoint.metadata(origin::KEY));
+    if let Some(origin) = &mut origin
+        && head_differs(checkpoint)
+    {
+        origin.untie();
+    }
     let mut problems = vec![];
     let settings = all_settings(family, config, origin.as_ref(), &mut problems);
     problems.extend(experts_in_attention(family, config));
@@ -73,6 +78,12 @@ pub fn export(
         size_bytes,
         differences: family.differences(config),
     })
+}
+
+/// Whether there is a head with other numbers than the embedding, from which it may have come.
+fn head_differs(checkpoint: &TensorFile) -> bool {
+    let [head, embedding] = ["head", "shared/embedding"].map(|name| checkpoint.bytes(name).ok());
+    head.is_some() && head != embedding
 }
 
 /// No family there has them.

@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 /// The metadata key of a checkpoint.
 pub const KEY: &str = "hugging_face";
 
+/// The output head, which can be absent where it is the embedding.
+pub const HEAD: &str = "lm_head.weight";
+
 /// Settings, element types and optional names of the folder.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +43,16 @@ impl Origin {
     /// What the metadata of a checkpoint says. Absent or unreadable, it is as if it had never been imported.
     pub fn parse(text: Option<&str>) -> Option<Self> {
         serde_json::from_str(text?).ok()
+    }
+
+    /// Notes that the head is no longer the embedding.
+    pub fn untie(&mut self) {
+        if self.settings.contains_key("tie_word_embeddings") {
+            self.settings.insert("tie_word_embeddings".into(), false.into());
+        }
+        if !self.optional.iter().any(|name| name == HEAD) {
+            self.optional.push(HEAD.into());
+        }
     }
 
     /// The element type that a tensor had.

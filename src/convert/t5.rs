@@ -2,6 +2,7 @@
 
 use super::error::Problem;
 use super::families::Family;
+use super::origin::HEAD;
 use super::plan::{self, Plan, Row, Table, linear, same};
 use super::settings::Settings;
 use super::weights::Weights;
@@ -12,7 +13,6 @@ use crate::config::{
 use serde_json::{Map, Value, json};
 
 const EMBEDDING: &str = "shared.weight";
-const HEAD: &str = "lm_head.weight";
 const COPIES: &[&str] = &[EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", HEAD];
 
 /// Old files have a table that no layer reads.

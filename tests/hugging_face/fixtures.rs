@@ -10,7 +10,8 @@ use switchyard::ir::Literal;
 const OUTPUTS: f64 = 1e-5;
 const GRADIENTS: f64 = 1e-4;
 
-fn folders() -> Vec<PathBuf> {
+/// The folders of all cases.
+pub fn folders() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
     let mut folders: Vec<PathBuf> =
         std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();

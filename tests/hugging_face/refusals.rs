@@ -1,7 +1,9 @@
 //! Folders that do not fit are refused with everything that is wrong.
 
+use super::fixtures;
 use super::folder::{self, Place, Tensors};
 use serde_json::{Value, json};
+use switchyard::checkpoint::read_tensors;
 use switchyard::checkpoint::{TensorFile, write_tensors};
 use switchyard::config::{RunConfig, Sublayers};
 use switchyard::convert::{self, ConvertError};
@@ -147,4 +149,70 @@ fn experts_in_attention_are_not_exported() {
     let expected = "setting `model.moe.sublayers` is both, which switch_transformers cannot express: it has feed_forward";
     assert!(error.to_string().contains(expected), "{error}");
     assert!(!place.path("out").exists());
+}
+
+/// What is wrong with the settings of a case after these changes.
+fn problems_with(case: &str, changes: &[(&str, Value)]) -> Vec<String> {
+    let folders = fixtures::folders();
+    let there = folders.iter().find(|path| path.file_name().is_some_and(|name| name == case)).unwrap();
+    let text = std::fs::read_to_string(there.join("config.json")).unwrap();
+    let mut settings: Value = serde_json::from_str(&text).unwrap();
+    changes.iter().for_each(|(key, value)| settings[*key] = value.clone());
+    let tensors = read_tensors(&there.join("model.safetensors")).unwrap();
+    problems(&settings, &tensors)
+}
+
+const MIXTRAL: &str = "mixtral_grouped_queries_padding_on_the_right";
+const DEEPSEEK: &str = "deepseek_v3_groups_shared_experts_a_dense_block_padding_on_the_right";
+
+#[test]
+fn settings_of_decoders_that_have_no_counterpart_are_listed() {
+    let yarn = json!({"type": "yarn", "factor": 4.0, "mscale_all_dim": 1.0, "attention_factor": 2.0});
+    let changes = [
+        ("hidden_act", "gelu".into()),
+        ("sliding_window", 4096.into()),
+        ("attention_dropout", 0.1.into()),
+        ("rope_scaling", yarn),
+    ];
+    let expected = [
+        "setting `hidden_act`: found \"gelu\", expected \"silu\"",
+        "setting `attention_dropout`: found 0.1, expected 0.0",
+        "setting `sliding_window`: found 4096, expected null",
+        "setting `rope_scaling.attention_factor`: found 2.0, expected none: it follows from factor and mscale",
+        "setting `rope_scaling.mscale_all_dim`: found 1.0, expected 0.0",
+    ];
+    assert_eq!(problems_with(MIXTRAL, &changes), expected);
+    let changes = [("scoring_func", "softmax".into()), ("rope_scaling", json!({"rope_type": "llama3"}))];
+    let expected = [
+        "setting `scoring_func`: found \"softmax\", expected \"sigmoid\"",
+        "setting `rope_scaling.rope_type`: found \"llama3\", expected default or yarn",
+    ];
+    assert_eq!(problems_with(DEEPSEEK, &changes), expected);
+}
+
+#[test]
+fn tensors_of_a_decoder_that_do_not_fit_are_listed() {
+    let expected = [
+        "tensor `model.layers.2.self_attn.q_proj.weight` [18, 8] is missing",
+        "tensor `model.layers.2.self_attn.q_a_layernorm.weight` [5] has no place in this model",
+        "tensor `model.layers.2.self_attn.q_a_proj.weight` [5, 8] has no place in this model",
+        "tensor `model.layers.2.self_attn.q_b_proj.weight` [18, 5] has no place in this model",
+    ];
+    let found = problems_with(DEEPSEEK, &[("q_lora_rank", Value::Null)]);
+    assert_eq!(found.len(), 3 * expected.len());
+    expected.iter().for_each(|line| assert!(found.iter().any(|found| found == line), "{line}: {found:#?}"));
+}
+
+#[test]
+fn quantised_weights_are_refused_whatever_their_files_hold() {
+    let place = Place::new(&folder::settings(), &folder::tensors());
+    let settings = json!({"model_type": "deepseek_v3", "quantization_config": {"quant_method": "fp8"}});
+    std::fs::write(place.path("there/config.json"), settings.to_string()).unwrap();
+    let header = br#"{"w":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}"#;
+    let bytes = [&(header.len() as u64).to_le_bytes(), &header[..], &[0]].concat();
+    std::fs::write(place.path("there/model.safetensors"), bytes).unwrap();
+    let error = convert::import(&place.path("there"), &place.path("here")).unwrap_err().to_string();
+    let expected = "setting `quantization_config`: found {\"quant_method\":\"fp8\"}, \
+                    expected none: weights in float32, bfloat16 or float16";
+    assert!(error.ends_with(expected), "{error}");
 }

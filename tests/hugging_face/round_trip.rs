@@ -1,5 +1,6 @@
 //! Import and export give every tensor back as it was.
 
+use super::fixtures;
 use super::folder::{self, Place, Tensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -53,6 +54,32 @@ fn every_tensor_and_setting_comes_back() {
         serde_json::from_str(&std::fs::read_to_string(place.path("back/config.json")).unwrap()).unwrap();
     for (key, value) in settings.as_object().unwrap() {
         assert_eq!(back[key], *value, "{key}");
+    }
+}
+
+#[test]
+fn every_case_comes_back() {
+    for there in fixtures::folders() {
+        let work = tempfile::tempdir().unwrap();
+        let weights = there.join("model.safetensors");
+        let only = work.path().join("there");
+        std::fs::create_dir(&only).unwrap();
+        std::fs::copy(&weights, only.join("model.safetensors")).unwrap();
+        std::fs::copy(there.join("config.json"), only.join("config.json")).unwrap();
+        let made = convert::import(&only, &work.path().join("here")).unwrap();
+        let checkpoint = Checkpoint::open(&made.checkpoint.path).unwrap();
+        let back = work.path().join("back");
+        let exported = convert::export(&checkpoint, &made.config, &back, Options::default()).unwrap();
+        assert_eq!(exported.differences, [""; 0], "{}", there.display());
+        assert_eq!(contents(&only), contents(&back), "{}", there.display());
+        let settings = |folder: &Path| -> BTreeMap<String, Value> {
+            serde_json::from_str(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap()
+        };
+        let found = settings(&back);
+        for (key, value) in settings(&only) {
+            // A width that follows from others is written out.
+            assert!(found[&key] == value || value.is_null(), "{}: {key} is {}", there.display(), found[&key]);
+        }
     }
 }
 
