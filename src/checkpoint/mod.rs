@@ -21,5 +21,5 @@ mod write;
 pub use digest::{StateDigest, digest};
 pub use error::CheckpointError;
 pub use file::{TensorFile, read_tensors};
-pub use store::{Checkpoint, Latest, Meta, Saved, latest, prune, save, save_streamed};
+pub use store::{Checkpoint, Latest, Meta, Saved, latest, origin, prune, save, save_streamed};
 pub use write::{Sink, write_streamed, write_tensors};

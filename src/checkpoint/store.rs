@@ -18,6 +18,7 @@ const CONFIG_KEY: &str = "config_digest";
 const DATA_KEY: &str = "data_position";
 const DIGEST_KEY: &str = "state_digest";
 const TEACHER_KEY: &str = "teacher_digest";
+const ORIGIN_KEY: &str = "hugging_face";
 const NAME_PREFIX: &str = "step_";
 const NAME_SUFFIX: &str = ".safetensors";
 
@@ -34,6 +35,8 @@ pub struct Meta {
     pub data_position: String,
     /// Digest of the parameters of the teacher, where the run has one.
     pub teacher_digest: Option<String>,
+    /// Of imported parameters, what exporting them needs to know, in the words of the conversion (JSON).
+    pub origin: Option<String>,
 }
 
 /// A checkpoint just written.
@@ -61,22 +64,21 @@ pub fn save<E>(
 where
     E: Into<Box<dyn Error + Send + Sync>>,
 {
-    save_with(folder, meta, &[], state, |path, metadata, tensors| {
+    save_with(folder, meta, state, |path, metadata, tensors| {
         write_file(path, metadata, Some(DIGEST_KEY), tensors, &mut fetch)
     })
 }
 
-/// As [`save`], with tensors whose bytes `produce` gives in pieces, and with further metadata.
+/// As [`save`], with tensors whose bytes `produce` gives in pieces.
 ///
 /// Errors: as [`save`], and what `produce` returns.
 pub fn save_streamed<E: From<CheckpointError>>(
     folder: &Path,
     meta: &Meta,
-    extra: &[(&str, &str)],
     state: &[(String, TensorType)],
     mut produce: impl FnMut(usize, &mut Sink) -> Result<(), E>,
 ) -> Result<Saved, E> {
-    save_with(folder, meta, extra, state, |path, metadata, tensors| {
+    save_with(folder, meta, state, |path, metadata, tensors| {
         write_pieces(path, metadata, Some(DIGEST_KEY), tensors, &mut produce)
     })
 }
@@ -84,7 +86,6 @@ pub fn save_streamed<E: From<CheckpointError>>(
 fn save_with<E: From<CheckpointError>>(
     folder: &Path,
     meta: &Meta,
-    extra: &[(&str, &str)],
     state: &[(String, TensorType)],
     write: impl FnOnce(&Path, &[(&str, &str)], &[(&str, &TensorType)]) -> Result<Written, E>,
 ) -> Result<Saved, E> {
@@ -103,8 +104,9 @@ fn save_with<E: From<CheckpointError>>(
         (DATA_KEY, &meta.data_position),
     ];
     metadata.extend(meta.teacher_digest.iter().map(|digest| (TEACHER_KEY, digest.as_str())));
+    metadata.extend(meta.origin.iter().map(|origin| (ORIGIN_KEY, origin.as_str())));
     let tensors: Vec<_> = state.iter().map(|(name, ty)| (name.as_str(), ty)).collect();
-    let written = write(&path, &[&metadata[..], extra].concat(), &tensors)?;
+    let written = write(&path, &metadata, &tensors)?;
     Ok(Saved { path, size_bytes: written.size_bytes, digest: written.digest })
 }
 
@@ -121,6 +123,11 @@ pub fn prune(folder: &Path, step: u64, keep: usize) -> Result<Vec<PathBuf>, Chec
         std::fs::remove_file(path).map_err(CheckpointError::io("remove", path))?;
     }
     Ok(old.into_iter().map(|(_, path)| path).collect())
+}
+
+/// What [`Meta::origin`] was when the file was written.
+pub fn origin(file: &TensorFile) -> Option<String> {
+    file.metadata(ORIGIN_KEY).map(str::to_string)
 }
 
 /// An open checkpoint: a [`TensorFile`] with its [`Meta`].
@@ -149,6 +156,7 @@ impl Checkpoint {
             config_digest: text(&file, CONFIG_KEY)?.to_string(),
             data_position: text(&file, DATA_KEY)?.to_string(),
             teacher_digest: text(&file, TEACHER_KEY).ok().map(str::to_string),
+            origin: origin(&file),
         };
         let recorded_digest = text(&file, DIGEST_KEY)?.to_string();
         Ok(Self { file, meta, recorded_digest })
@@ -281,7 +289,8 @@ mod tests {
     fn meta(step: u64) -> Meta {
         let data_position = r#"{"file":"a \"b\"","offset":7,"state_digest":"x"}"#.to_string();
         let teacher_digest = step.is_multiple_of(2).then(|| "def".to_string());
-        Meta { step, seed: u64::MAX, config_digest: "abc".into(), data_position, teacher_digest }
+        let origin = step.is_multiple_of(3).then(|| r#"{"dtype":"bf16"}"#.to_string());
+        Meta { step, seed: u64::MAX, config_digest: "abc".into(), data_position, teacher_digest, origin }
     }
 
     fn state() -> Vec<(String, TensorType)> {

@@ -3,11 +3,11 @@
 use super::copy::{self, Float, Matrix};
 use super::error::{ConvertError, Problem};
 use super::families::Family;
-use super::origin::{self, Origin};
+use super::origin::Origin;
 use super::plan::{Piece, Plan};
 use super::weights::{INDEX, SINGLE};
 use super::{import, settings};
-use crate::checkpoint::{CheckpointError, Sink, TensorFile, write_streamed};
+use crate::checkpoint::{self, CheckpointError, Sink, TensorFile, write_streamed};
 use crate::config::{RunConfig, Sublayers};
 use crate::ir::TensorType;
 use serde_json::{Map, Value, json};
@@ -50,7 +50,7 @@ pub fn export(
         return Err(ConvertError::Exists { path: target.to_path_buf() });
     }
     let family = Family::holding(config);
-    let mut origin = Origin::parse(checkpoint.metadata(origin::KEY));
+    let mut origin = Origin::parse(checkpoint::origin(checkpoint).as_deref());
     if let Some(origin) = &mut origin
         && head_differs(checkpoint)
     {

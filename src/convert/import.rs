@@ -3,7 +3,7 @@
 use super::copy::{self, Float, Matrix};
 use super::error::{ConvertError, Problem};
 use super::families::{Family, Source};
-use super::origin::{self, Origin};
+use super::origin::Origin;
 use super::plan::{self, Plan, Target};
 use super::settings::{self, Settings};
 use super::weights::Weights;
@@ -109,13 +109,13 @@ fn write(
     weights: &Weights,
     origin: &Origin,
 ) -> Result<Saved, ConvertError> {
-    let meta = Meta { config_digest: config.digest(), data_position: "null".into(), ..Meta::default() };
     let state: Vec<_> = plan.targets.iter().map(|target| (target.name.clone(), target.ty.clone())).collect();
     let origin = serde_json::to_string(origin)
         .map_err(|source| ConvertError::Json { path: target.join(settings::FILE), source })?;
-    checkpoint::save_streamed(target, &meta, &[(origin::KEY, &origin)], &state, |i, sink| {
-        fill(&plan.targets[i], weights, sink)
-    })
+    let data_position = "null".into();
+    let meta =
+        Meta { config_digest: config.digest(), data_position, origin: Some(origin), ..Meta::default() };
+    checkpoint::save_streamed(target, &meta, &state, |i, sink| fill(&plan.targets[i], weights, sink))
 }
 
 /// Gives the numbers of one tensor here from its pieces there.

@@ -7,9 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
-/// The metadata key of a checkpoint.
-pub const KEY: &str = "hugging_face";
-
 /// The output head, which can be absent where it is the embedding.
 pub const HEAD: &str = "lm_head.weight";
 

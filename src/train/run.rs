@@ -171,6 +171,11 @@ pub fn train(
     let entropy = corpus.unigram_entropy(ENTROPY_TOKENS)?;
     let reporter = Reporter::start(options, &session, (start, resumed.is_some()), entropy)?;
     let saved = resumed.as_ref().map(|checkpoint| (start, as_saved(checkpoint)));
+    let origin = match (&resumed, &initial) {
+        (Some(checkpoint), _) => checkpoint.meta().origin.clone(),
+        (None, Some((_, file))) => checkpoint::origin(file),
+        (None, None) => None,
+    };
     let step = start;
     let run = Run {
         session,
@@ -182,6 +187,7 @@ pub fn train(
         reporter,
         position,
         teacher_digest,
+        origin,
         step,
         saved,
     };
@@ -292,6 +298,8 @@ struct Run<'a> {
     reporter: Reporter,
     position: Position,
     teacher_digest: Option<String>,
+    /// Where imported parameters came from.
+    origin: Option<String>,
     step: u64,
     /// The newest checkpoint and its step.
     saved: Option<(u64, Saved)>,
@@ -387,6 +395,7 @@ impl Run<'_> {
             config_digest: manifest.config_digest.clone(),
             data_position: position,
             teacher_digest: self.teacher_digest.clone(),
+            origin: self.origin.clone(),
         };
         let layout = self.session.state_layout();
         let session = &self.session;

@@ -5,7 +5,7 @@ use super::folder::{self, Place, Tensors};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
-use switchyard::checkpoint::{Checkpoint, TensorFile, write_tensors};
+use switchyard::checkpoint::{self, Checkpoint, TensorFile, read_tensors, write_tensors};
 use switchyard::convert::{self, Float, Options};
 use switchyard::ir::{DType, Literal, TensorType};
 
@@ -149,4 +149,41 @@ fn weights_that_changed_are_rounded_only_when_asked() {
     export("rounded", Some(Float::Bf16)).unwrap();
     assert_eq!(contents(&place.path("there")), contents(&place.path("rounded")));
     export("wide", Some(Float::F32)).unwrap();
+}
+
+/// Writes the checkpoint again, as training does: with all that it remembers, and the head with other numbers.
+fn with_another_head(checkpoint: &Checkpoint, folder: &Path) -> Checkpoint {
+    let state: Vec<_> = checkpoint.tensors().map(|(name, ty)| (name.to_string(), ty.clone())).collect();
+    let fetch = |i: usize| match state[i].0.as_str() {
+        "head" => Ok(Literal::zeros(state[i].1.clone())),
+        name => checkpoint.tensor(name),
+    };
+    let saved = checkpoint::save(folder, checkpoint.meta(), &state, fetch).unwrap();
+    Checkpoint::open(&saved.path).unwrap()
+}
+
+#[test]
+fn a_tied_head_stays_absent_until_training_moves_it() {
+    let folders = fixtures::folders();
+    let case =
+        folders.iter().find(|path| path.ends_with("mixtral_grouped_queries_padding_on_the_right")).unwrap();
+    let mut settings: Value =
+        serde_json::from_str(&std::fs::read_to_string(case.join("config.json")).unwrap()).unwrap();
+    settings["tie_word_embeddings"] = true.into();
+    let mut tensors = read_tensors(&case.join("model.safetensors")).unwrap();
+    tensors.retain(|(name, _)| name != "lm_head.weight");
+    let place = Place::new(&settings, &tensors);
+    let made = convert::import(&place.path("there"), &place.path("here")).unwrap();
+    let imported = Checkpoint::open(&made.checkpoint.path).unwrap();
+    let trained = with_another_head(&imported, &place.path("trained"));
+    for (checkpoint, name, tied) in [(&imported, "back", true), (&trained, "tuned", false)] {
+        let target = place.path(name);
+        convert::export(checkpoint, &made.config, &target, Options::default()).unwrap();
+        let text = std::fs::read_to_string(target.join("config.json")).unwrap();
+        let found: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(found["tie_word_embeddings"], tied, "{name}");
+        assert_eq!(found["initializer_range"], settings["initializer_range"], "{name}");
+        assert_eq!(contents(&target).contains_key("lm_head.weight"), !tied, "{name}");
+    }
+    assert_eq!(contents(&place.path("there")), contents(&place.path("back")));
 }
