@@ -77,8 +77,9 @@ fn every_case_comes_back() {
         };
         let found = settings(&back);
         for (key, value) in settings(&only) {
-            // A width that follows from others is written out.
-            assert!(found[&key] == value || value.is_null(), "{}: {key} is {}", there.display(), found[&key]);
+            // A width that follows from others is written out, and T5 calls tied what here is a table of its own.
+            let told = value.is_null() || key == "tie_word_embeddings";
+            assert!(found[&key] == value || told, "{}: {key} is {}", there.display(), found[&key]);
         }
     }
 }

@@ -160,6 +160,8 @@ def generate(model, case, rows, count):
     rows = torch.from_numpy(rows).long()
     settings = transformers.GenerationConfig(
         do_sample=False, max_new_tokens=count, eos_token_id=None, pad_token_id=0, decoder_start_token_id=0)
+    # The library's cache of an encoder-decoder has as many layers as the encoder.
+    settings.use_cache = case.config.get("num_decoder_layers") == case.config.get("num_layers")
     model.generation_config = settings
     found = model.generate(rows, attention_mask=(rows != 0).long(), generation_config=settings)
     return found[:, rows.shape[1] if case.decoder_only else 1:].numpy().astype(np.int32)
