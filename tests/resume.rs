@@ -155,3 +155,31 @@ fn a_state_that_is_not_finite_is_not_saved_though_the_loss_still_is() {
     assert!(message.contains("no checkpoint was written before"), "{message}");
     assert_eq!(files(&workspace.path("run")), Vec::<PathBuf>::new());
 }
+
+/// The norm of the difference over the norm of the first.
+fn distance(a: &[f64], b: &[f64]) -> f64 {
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut a.iter().copied()).max(1e-12)
+}
+
+#[test]
+fn a_run_saved_on_one_mesh_goes_on_on_another_as_if_on_one_device() {
+    let workspace = Workspace::new();
+    // Groups that no mesh divides, so that capacities are the same on all.
+    let train = |run: &str, more: &[&str]| {
+        let group = ["--set", "model.moe.group=sequence"];
+        workspace.succeed(&Workspace::train("spans.json", run, &[&group, more].concat()));
+    };
+    train("whole", &["--steps", "4"]);
+    train("moved", &["--steps", "2", "--mesh", "data=2"]);
+    train("moved", &["--steps", "4", "--resume", "--mesh", "expert=2"]);
+    let (whole, moved) =
+        (newest(&workspace.path("whole")).unwrap(), newest(&workspace.path("moved")).unwrap());
+    assert_eq!((moved.meta().step, moved.tensors().count()), (4, whole.tensors().count()));
+    for (name, ty) in whole.tensors() {
+        let (a, b) = (whole.tensor(name).unwrap(), moved.tensor(name).unwrap());
+        assert_eq!(b.ty(), ty, "{name}: whole tensors, whatever the mesh");
+        let found = distance(&a.to_f64(), &b.to_f64());
+        assert!(found < 1e-5, "{name} differs by {found}");
+    }
+}
