@@ -180,7 +180,7 @@ def table(rows):
         cells = [case.model, case.name]
         for kind in LIMITS:
             value = errors.get(kind)
-            cells.append("" if value is None else {"choices": "equal", "round trip": "equal"}.get(kind, "0") if value == 0
+            cells.append("" if value is None else ("0" if isinstance(value, float) else "equal") if value == 0
                          else f"{value:.1e}" if isinstance(value, float) else f"{value} differ")
         lines.append("| " + " | ".join(cells) + " |")
     return lines
