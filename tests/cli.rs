@@ -114,7 +114,7 @@ fn configurations_are_refused_in_one_line_that_names_the_field() {
     let refusal = |setting| workspace.fail(&["compile", "spans.json", "-o", "artifact", "--set", setting]);
     assert_eq!(
         refusal("model.moe.num_expert=4"),
-        "model.moe.num_expert: unknown field, did you mean num_experts?; allowed here: num_experts, every, offset, router, \
+        "model.moe.num_expert: unknown field, did you mean num_experts?; allowed here: num_experts, every, offset, sublayers, router, \
          decoder_router, capacity, group, dispatch, expert_dropout, load_balancing_coef, z_loss_coef, aggregation, d_ff, \
          shared_experts"
     );
