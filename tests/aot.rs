@@ -3,6 +3,7 @@
 //! The compiler comes from `scripts/setup.sh --with-libtpu` (`make tpu` does it). Without it these tests say so and pass,
 //! unless `SWITCHYARD_REQUIRE_TPU` is set.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -41,6 +42,11 @@ fn artifact(overrides: &[&str], program: &str) -> Artifact {
     let overrides: Vec<String> = SMALL.iter().chain(overrides).map(|s| s.to_string()).collect();
     let config = RunConfig::load_with(Path::new("graphs/switch-base-8.json"), &overrides).unwrap();
     artifact::compile_programs(&config, &[program]).unwrap()
+}
+
+fn options(plugin: &Path, topology: &str, limit: Duration) -> Options {
+    let program = env!("CARGO_BIN_EXE_switchyard").into();
+    Options { program, plugin: plugin.into(), topology: topology.parse().unwrap(), limit }
 }
 
 fn command(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -87,12 +93,7 @@ fn a_program_that_does_not_fit_says_by_how_much() {
     // 64 experts of 2 x 1024 x 65536 floats are 34 GB, on 16 GB.
     let large =
         artifact(&["model.d_model=1024", "model.d_ff=65536", "model.moe.num_experts=64"], "eval_step");
-    let options = Options {
-        program: env!("CARGO_BIN_EXE_switchyard").into(),
-        plugin,
-        topology: "v5e:1x1".parse().unwrap(),
-        limit: Duration::from_secs(300),
-    };
+    let options = options(&plugin, "v5e:1x1", Duration::from_secs(300));
     let report = aot::compile(&large, "eval_step", &options, None).unwrap();
     assert!(!report.fits && report.compiler.is_none());
     let missing = report.shortage.as_ref().unwrap().missing_bytes().unwrap();
@@ -102,19 +103,38 @@ fn a_program_that_does_not_fit_says_by_how_much() {
 }
 
 #[test]
+fn every_other_program_compiles_for_a_tpu_too() {
+    let Some(plugin) = libtpu() else { return };
+    for program in ["init", "eval_step", "forward", "gradients", "prefill", "decode_step"] {
+        let blocks = ["model.num_encoder_layers=1", "model.num_decoder_layers=1", "model.moe.every=1"];
+        let options = options(&plugin, "v5e:1x1", Duration::from_secs(300));
+        let report = aot::compile(&artifact(&blocks, program), program, &options, None).unwrap();
+        assert!(report.fits && report.compiler.is_some(), "{program}");
+    }
+}
+
+#[test]
+fn a_step_on_a_mesh_compiles_for_its_slice_with_the_collectives_of_the_plan() {
+    let Some(plugin) = libtpu() else { return };
+    let mesh = ["mesh.data=2", "mesh.expert=2", "mesh.shard_state=true"];
+    let options = options(&plugin, "v5e:2x2", Duration::from_secs(300));
+    let report = aot::compile(&artifact(&mesh, "train_step"), "train_step", &options, None).unwrap();
+    assert!(report.fits);
+    assert_eq!((report.chips, report.replicas), (4, 4));
+    let kinds: BTreeSet<&str> = report.graph.collectives.iter().map(|row| row.opcode.as_str()).collect();
+    for kind in ["all-gather", "all-reduce", "all-to-all", "reduce-scatter"] {
+        assert!(kinds.contains(kind), "{kinds:?}");
+    }
+}
+
+#[test]
 fn a_compiler_that_ends_its_process_is_a_message() {
     let Some(plugin) = libtpu() else { return };
     let program = artifact(&[], "eval_step");
-    let late = Options {
-        program: env!("CARGO_BIN_EXE_switchyard").into(),
-        plugin: plugin.clone(),
-        topology: "v5e:1x1".parse().unwrap(),
-        limit: Duration::from_millis(10),
-    };
+    let late = options(&plugin, "v5e:1x1", Duration::from_millis(10));
     let error = aot::compile(&program, "eval_step", &late, None).unwrap_err();
     assert!(error.to_string().contains("give it more with --timeout"), "{error}");
-    let impossible =
-        Options { topology: "v5p:3x3x3".parse().unwrap(), limit: Duration::from_secs(60), ..late };
+    let impossible = options(&plugin, "v5p:3x3x3", Duration::from_secs(60));
     let error = aot::compile(&program, "eval_step", &impossible, None).unwrap_err();
     assert!(matches!(error, AotError::Refused { .. } | AotError::Child(_)), "{error}");
 }
