@@ -7,6 +7,7 @@ there. Fails where losses do not agree. `make bench-peers` does all that.
 """
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -22,7 +23,7 @@ CONFIGS = {
     "small": ("graphs/small.json", [
         "model.num_encoder_layers=6", "model.num_decoder_layers=6", "batch.target_length=64"]),
     "switch-base-8": ("graphs/switch-base-8.json", [
-        "model.dropout=0", "model.moe.expert_dropout=0",
+        "model.compute_dtype=float32", "model.dropout=0", "model.moe.expert_dropout=0",
         "batch.sequences=8", "batch.input_length=256", "batch.target_length=64"]),
 }
 PEERS = {"jax einsum": "jax_peer.py", "jax gather": "jax_peer.py", "jax scatter": "jax_peer.py", "torch": "torch_peer.py"}
@@ -33,12 +34,16 @@ ROUNDS, WARM_UP = 5, 1
 TOLERANCE = 2e-3
 
 
+# What `switchyard` sets for itself (src/cli/launch.rs), for all programs alike.
+ALLOCATOR = {"GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776:glibc.malloc.hugetlb=1"}
+
+
 class Program:
     """A program that runs a step for each line that it reads."""
 
     def __init__(self, *arguments):
         self.process = subprocess.Popen(
-            [str(a) for a in arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            [str(a) for a in arguments], env=os.environ | ALLOCATOR, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.start = json.loads(self.process.stdout.readline())
 
     def step(self):
