@@ -64,7 +64,7 @@ pub fn plan(family: Family, config: &RunConfig, source: Option<Source>) -> Plan 
     let model = &config.model;
     let rows = if family == Family::Mixtral { MIXTRAL } else { DEEPSEEK };
     let table = Table { stack: "decoder", layers: model.num_decoder_layers, words: &[], rows };
-    let mut targets = plan::targets(model, &[table], OUTSIDE).unwrap_or_default();
+    let (mut targets, unmapped) = plan::targets(model, &[table], OUTSIDE);
     let tied = source.is_some_and(|source| source.settings.get("tie_word_embeddings") == Some(&true.into()));
     if tied {
         // Logits of a tied head are not scaled there, so it becomes a table of its own.
@@ -77,7 +77,7 @@ pub fn plan(family: Family, config: &RunConfig, source: Option<Source>) -> Plan 
         Family::DeepseekV3 => vec![format!("model.layers.{}.", model.num_decoder_layers)],
         _ => vec![],
     };
-    Plan { targets, copies, optional: &[EMBEDDING, HEAD], ignored }
+    Plan { targets, unmapped, copies, optional: &[EMBEDDING, HEAD], ignored }
 }
 
 /// The configuration for these settings.

@@ -63,6 +63,9 @@ pub enum Problem {
     #[error("setting `{ours}` is {found}, which {model} cannot express: it has {expected}")]
     NotExpressible { ours: &'static str, found: String, model: &'static str, expected: String },
 
+    #[error("parameter `{name}` has no counterpart in a {model} model")]
+    Unmapped { name: String, model: &'static str },
+
     #[error("tensor `{name}` {shape:?} is missing")]
     Missing { name: String, shape: Vec<usize> },
 

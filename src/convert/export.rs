@@ -60,6 +60,9 @@ pub fn export(
     let settings = all_settings(family, config, origin.as_ref(), &mut problems);
     problems.extend(experts_in_attention(family, config));
     let plan = family.plan(config, None);
+    if problems.is_empty() {
+        problems.extend(plan.unmapped(family.name()));
+    }
     let tensors = tensors(&plan, checkpoint, origin.as_ref(), options, &mut problems);
     if !problems.is_empty() {
         return Err(ConvertError::Refused { path: checkpoint.path().to_path_buf(), problems });

@@ -98,6 +98,7 @@ fn checked(
         return Err(ConvertError::Refused { path: path(), problems });
     }
     let mut plan = family.plan(config, Some(folder));
+    problems.extend(plan.unmapped(family.name()));
     plan.check(folder.weights, &mut problems);
     if problems.is_empty() { Ok(plan) } else { Err(ConvertError::Refused { path: path(), problems }) }
 }

@@ -19,6 +19,13 @@ pub struct Piece {
     pub transposed: bool,
 }
 
+impl Plan {
+    /// A problem for each parameter that would get lost, or stay empty.
+    pub fn unmapped(&self, model: &'static str) -> impl Iterator<Item = Problem> {
+        self.unmapped.iter().map(move |name| Problem::Unmapped { name: name.clone(), model })
+    }
+}
+
 impl Piece {
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
@@ -43,6 +50,8 @@ pub struct Target {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub targets: Vec<Target>,
+    /// Parameters here that nothing there holds: none for a configuration that the family can express.
+    pub unmapped: Vec<String>,
     /// Names there that hold the same numbers. A target takes the first; at least one must be there.
     pub copies: Vec<&'static str>,
     /// Names that can be absent, since others hold the same numbers.
@@ -82,10 +91,9 @@ pub struct Table<'a> {
     pub rows: &'a [Row],
 }
 
-/// The parameters of a model as targets: those in blocks by the table of their stack, others by `rest`.
-///
-/// `None` if a parameter has no row.
-pub fn targets(model: &ModelConfig, tables: &[Table], rest: &[Row]) -> Option<Vec<Target>> {
+/// The parameters of a model as targets: those in blocks by the table of their stack, others by `rest`; and the names of those
+/// that have no row.
+pub fn targets(model: &ModelConfig, tables: &[Table], rest: &[Row]) -> (Vec<Target>, Vec<String>) {
     let target = |def: &ParamDef| {
         let stack = def.name.split('/').next();
         let table = tables.iter().find(|table| stack == Some(table.stack));
@@ -95,7 +103,14 @@ pub fn targets(model: &ModelConfig, tables: &[Table], rest: &[Row]) -> Option<Ve
         })?;
         Some(Target { name: def.name.clone(), ty: def.ty(), pieces })
     };
-    model::declare(model).iter().map(target).collect()
+    let (mut targets, mut unmapped) = (vec![], vec![]);
+    for def in model::declare(model) {
+        match target(&def) {
+            Some(target) => targets.push(target),
+            None => unmapped.push(def.name),
+        }
+    }
+    (targets, unmapped)
 }
 
 /// Number of tensors there that [`targets`] would name, without making the names.
@@ -189,4 +204,20 @@ fn misfit(piece: &Piece, weights: &Weights) -> Option<Problem> {
     }
     let unknown = Float::of(ty.dtype).is_none();
     unknown.then(|| Problem::ElementType { name, found: ty.dtype.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_without_a_row_are_named_and_not_dropped() {
+        let model = ModelConfig { num_encoder_layers: 0, ..ModelConfig::default() };
+        let rows = [same("attention/norm", "layer.{layer}.norm")];
+        let table = Table { stack: "decoder", layers: model.num_decoder_layers, words: &[], rows: &rows };
+        let (found, unmapped) = targets(&model, &[table], &[]);
+        assert!(found.iter().all(|target| target.name.ends_with("/attention/norm")) && !found.is_empty());
+        assert_eq!(found.len() + unmapped.len(), model::declare(&model).len());
+        assert!(unmapped.iter().any(|name| name == "shared/embedding"), "{unmapped:?}");
+    }
 }

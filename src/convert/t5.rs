@@ -60,7 +60,7 @@ pub fn plan(family: Family, config: &RunConfig, weights: Option<&Weights>) -> Pl
         Table { stack: "encoder", layers: model.num_encoder_layers, words: &encoder, rows: BLOCK },
         Table { stack: "decoder", layers: model.num_decoder_layers, words: &decoder, rows: BLOCK },
     ];
-    let mut targets = plan::targets(model, &tables, OUTSIDE).unwrap_or_default();
+    let (mut targets, unmapped) = plan::targets(model, &tables, OUTSIDE);
     let mut copies = COPIES.to_vec();
     if !model.tie_embeddings {
         copies.retain(|name| *name != HEAD);
@@ -70,7 +70,7 @@ pub fn plan(family: Family, config: &RunConfig, weights: Option<&Weights>) -> Pl
         let head = targets.iter_mut().filter(|target| target.name == "head");
         head.flat_map(|target| &mut target.pieces).for_each(|piece| piece.name = EMBEDDING.into());
     }
-    Plan { targets, copies, optional: COPIES, ignored: vec![IGNORED.into()] }
+    Plan { targets, unmapped, copies, optional: COPIES, ignored: vec![IGNORED.into()] }
 }
 
 /// The configuration for these settings.
