@@ -111,39 +111,57 @@ fn result_bytes(graph: &Graph, c: usize, i: &HloInstructionProto) -> u64 {
 
 /// What a fusion reads of an operand of which it only takes slices, or writes parts; `None` if it reads all of it.
 fn read_in_fusion(graph: &Graph, i: &HloInstructionProto, n: usize) -> Option<u64> {
-    let (inner, _) = graph.calls(i).into_iter().find(|(_, kind)| *kind == Use::Fused)?;
+    let inner = fused(graph, i)?;
     let computation = graph.module.computations.get(inner)?;
     let is_it = |p: &&HloInstructionProto| p.opcode == "parameter" && p.parameter_number == n as i64;
-    let parameter = computation.instructions.iter().find(is_it)?;
+    read_by_users(graph, inner, computation.instructions.iter().find(is_it)?.id)
+}
+
+/// The same of a value in a fused computation.
+fn read_by_users(graph: &Graph, c: usize, id: i64) -> Option<u64> {
+    let computation = graph.module.computations.get(c)?;
     let mut bytes = 0u64;
-    for user in computation.instructions.iter().filter(|u| u.operand_ids.contains(&parameter.id)) {
-        bytes = bytes.saturating_add(match user.opcode.as_str() {
-            "dynamic-slice" | "slice" | "gather" if user.operand_ids.first() == Some(&parameter.id) => {
-                graph.shape(user).bytes()
-            }
-            "dynamic-update-slice" if user.operand_ids.first() == Some(&parameter.id) => 0,
-            _ => return None,
-        });
+    for user in &computation.instructions {
+        for (place, _) in user.operand_ids.iter().enumerate().filter(|(_, operand)| **operand == id) {
+            bytes = bytes.saturating_add(match user.opcode.as_str() {
+                "dynamic-slice" | "slice" | "gather" if place == 0 => graph.shape(user).bytes(),
+                "dynamic-update-slice" if place == 0 => 0,
+                "bitcast" if user.id != computation.root_id => read_by_users(graph, c, user.id)?,
+                "fusion" => read_in_fusion(graph, user, place)?,
+                _ => return None,
+            });
+        }
     }
     Some(bytes)
 }
 
 /// What a fusion writes that only updates slices of its operands; `None` if it writes its whole result.
 fn written_in_fusion(graph: &Graph, i: &HloInstructionProto) -> Option<u64> {
-    let (inner, _) = graph.calls(i).into_iter().find(|(_, kind)| *kind == Use::Fused)?;
+    let inner = fused(graph, i)?;
     let root = graph.root(inner)?;
-    let parts: Vec<&HloInstructionProto> = match root.opcode.as_str() {
-        "tuple" => root.operand_ids.iter().filter_map(|&id| graph.instruction(inner, id)).collect(),
-        _ => vec![root],
-    };
-    parts.into_iter().try_fold(0u64, |n, part| {
-        let bytes = match part.opcode.as_str() {
-            "dynamic-update-slice" => graph.operand_shape(inner, part, 1).bytes(),
-            _ if root.opcode == "tuple" => graph.shape(part).bytes(),
-            _ => return None,
-        };
-        Some(n.saturating_add(bytes))
-    })
+    match root.opcode.as_str() {
+        "tuple" => {
+            let parts = root.operand_ids.iter().filter_map(|&id| graph.instruction(inner, id));
+            let bytes = |part| updated(graph, inner, part).unwrap_or_else(|| graph.shape(part).bytes());
+            Some(parts.fold(0, |n: u64, part| n.saturating_add(bytes(part))))
+        }
+        _ => updated(graph, inner, root),
+    }
+}
+
+/// The slice of which a value in a fused computation is an update in place.
+fn updated(graph: &Graph, c: usize, i: &HloInstructionProto) -> Option<u64> {
+    match i.opcode.as_str() {
+        "dynamic-update-slice" => Some(graph.operand_shape(c, i, 1).bytes()),
+        "bitcast" => updated(graph, c, graph.operand(c, i, 0)?),
+        "fusion" => written_in_fusion(graph, i),
+        _ => None,
+    }
+}
+
+/// The computation in a fusion.
+fn fused(graph: &Graph, i: &HloInstructionProto) -> Option<usize> {
+    graph.calls(i).into_iter().find_map(|(inner, kind)| (kind == Use::Fused).then_some(inner))
 }
 
 /// Padded bytes of the arrays of a shape that lie in main memory, not in a memory beside the arithmetic.
@@ -195,5 +213,29 @@ mod tests {
         // The index adds 4 bytes.
         assert_eq!(fusion, &("f".to_owned(), 8, Some(70), 512 + 512 + 512 + 4));
         assert!(all.iter().all(|k| k.0 != "w" && k.0 != "t"), "{all:?}");
+    }
+
+    #[test]
+    fn a_slice_counts_behind_a_bitcast_and_in_a_fusion_within_a_fusion() {
+        // Of eight rows of 128 floats one is read (512 bytes, and the index), and one of another eight written.
+        let text = r#"HloModule m
+            take { x = f32[8,128]{1,0} parameter(0)
+              n = s32[] parameter(1)
+              z = s32[] constant(0)
+              ROOT row = f32[1,128]{1,0} dynamic-slice(x, n, z), dynamic_slice_sizes={1,128} }
+            fused { y = f32[1024]{0} parameter(0)
+              x = f32[8,1,128]{2,1,0} parameter(1)
+              n = s32[] parameter(2)
+              z = s32[] constant(0)
+              flat = f32[8,128]{1,0} bitcast(x)
+              row = f32[1,128]{1,0} fusion(flat, n), kind=kLoop, calls=take
+              rows = f32[8,128]{1,0} bitcast(y)
+              new = f32[8,128]{1,0} dynamic-update-slice(rows, row, n, z)
+              ROOT all = f32[1024]{0} bitcast(new) }
+            ENTRY e { y = f32[1024]{0} parameter(0)
+              x = f32[8,1,128]{2,1,0} parameter(1)
+              n = s32[] parameter(2)
+              ROOT f = f32[1024]{0} fusion(y, x, n), kind=kLoop, calls=fused }"#;
+        assert_eq!(found(text), [("f".to_owned(), 1, None, 512 + 512 + 4)]);
     }
 }

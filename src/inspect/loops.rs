@@ -61,7 +61,8 @@ fn derived(graph: &Graph, c: usize, i: &HloInstructionProto) -> Option<u64> {
     let [body, condition] = *i.called_computation_ids.as_slice() else { return None };
     let (body, condition) = (graph.computation(body)?, graph.computation(condition)?);
     let compare = graph.root(condition).filter(|r| r.opcode == "compare")?;
-    let (lhs, rhs) = (graph.operand(condition, compare, 0)?, graph.operand(condition, compare, 1)?);
+    let side = |n| Some(uncopied(graph, condition, graph.operand(condition, compare, n)?));
+    let (lhs, rhs) = (side(0)?, side(1)?);
     let (slot, limit, direction) = match (carried(graph, condition, lhs), carried(graph, condition, rhs)) {
         (Some(slot), None) => (slot, constant(rhs)?, compare.comparison_direction.as_str()),
         (None, Some(slot)) => (slot, constant(lhs)?, mirrored(&compare.comparison_direction)),
@@ -101,7 +102,8 @@ fn step(graph: &Graph, body: usize, slot: i64) -> Option<i64> {
     if next.opcode != "add" {
         return None;
     }
-    let (lhs, rhs) = (graph.operand(body, next, 0)?, graph.operand(body, next, 1)?);
+    let side = |n| Some(uncopied(graph, body, graph.operand(body, next, n)?));
+    let (lhs, rhs) = (side(0)?, side(1)?);
     let is_slot = |i| carried(graph, body, i) == Some(slot);
     match (is_slot(lhs), is_slot(rhs)) {
         (true, false) => constant(rhs),
@@ -123,9 +125,16 @@ fn tuple_element<'a>(
     if tuple.opcode != "tuple" {
         return None;
     }
-    let mut element = graph.operand(c, tuple, usize::try_from(slot).ok()?)?;
-    while element.opcode == "copy" {
-        element = graph.operand(c, element, 0)?;
+    let element = graph.operand(c, tuple, usize::try_from(slot).ok()?)?;
+    Some(uncopied(graph, c, element))
+}
+
+/// What a chain of copies copies: a compiler moves even counters between memories.
+fn uncopied<'a>(graph: &Graph<'a>, c: usize, mut i: &'a HloInstructionProto) -> &'a HloInstructionProto {
+    while matches!(i.opcode.as_str(), "copy" | "copy-start" | "copy-done")
+        && let Some(of) = graph.operand(c, i, 0)
+    {
+        i = of;
     }
-    Some(element)
+    i
 }
