@@ -1,6 +1,7 @@
 //! Our own model of time: what neither the compiler nor the graph says.
 
 use super::topology::Topology;
+use super::torus;
 use crate::inspect::{CollectiveRow, Kernel};
 
 /// Time of one step of one device, in seconds. Everything here is computed from peak figures, nothing is measured.
@@ -53,57 +54,18 @@ pub fn step_time(
     }
 }
 
-/// Seconds in the collectives of one row: rings along one dimension of the torus, both directions at once.
-///
-/// A ring of `n` moves what [`CollectiveRow::ring_bytes`] counts. An exchange of all with all passes on average `n / 4`
-/// neighbours, so each link carries `n / 8` times what a device holds.
+/// Seconds in the collectives of one row.
 pub fn collective_seconds(topology: &Topology, row: &CollectiveRow) -> f64 {
-    let devices = row.group_size.unwrap_or(topology.num_devices() as u64).max(1) as f64;
-    if devices < 2.0 {
-        return 0.0;
-    }
-    let link = topology.chip.link_bytes_per_s;
-    match row.opcode.as_str() {
-        "all-to-all" => row.input_bytes as f64 * devices / 8.0 / link,
-        "collective-permute" | "collective-broadcast" => row.input_bytes as f64 / link,
-        "all-reduce" => 2.0 * row.input_bytes as f64 * (devices - 1.0) / devices / (2.0 * link),
-        "all-gather" => row.output_bytes as f64 * (devices - 1.0) / devices / (2.0 * link),
-        _ => row.input_bytes as f64 * (devices - 1.0) / devices / (2.0 * link),
-    }
+    torus::seconds(topology, row)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(opcode: &str, group_size: u64, bytes: u64) -> CollectiveRow {
-        CollectiveRow {
-            opcode: opcode.into(),
-            group_size: Some(group_size),
-            instructions: 1,
-            executions: 1,
-            input_bytes: bytes,
-            output_bytes: bytes,
-            ring_bytes: None,
-        }
-    }
-
     fn kernel(runs: u64, cycles: Option<u64>, memory_bytes: u64) -> Kernel {
         let (name, opcode, op_name) = (String::new(), "fusion".into(), String::new());
         Kernel { name, opcode, op_name, runs, cycles, memory_bytes }
-    }
-
-    #[test]
-    fn collectives_take_the_time_of_their_links() {
-        // v5e: 50 GB/s in each direction of each link; a ring uses both directions.
-        let topology: Topology = "v5e:4x4".parse().unwrap();
-        let seconds = |opcode, n| collective_seconds(&topology, &row(opcode, n, 1_000_000_000));
-        assert_eq!(seconds("all-reduce", 4), 2.0 * 0.75 / 100.0);
-        assert_eq!(seconds("reduce-scatter", 4), 0.75 / 100.0);
-        assert_eq!(seconds("all-gather", 4), 0.75 / 100.0);
-        assert_eq!(seconds("all-to-all", 4), 0.5 / 50.0);
-        assert_eq!(seconds("collective-permute", 4), 1.0 / 50.0);
-        assert_eq!(seconds("all-reduce", 1), 0.0);
     }
 
     #[test]

@@ -14,25 +14,32 @@ const KINDS: [&str; 6] = [
     "collective-broadcast",
 ];
 
-/// One row for each kind and group size, in the order of their names.
+/// One row for each kind and group, in the order of their names and sizes.
 pub fn rows(graph: &Graph, weights: &[Weight]) -> Vec<CollectiveRow> {
-    let mut rows: BTreeMap<(&str, Option<u64>), CollectiveRow> = BTreeMap::new();
+    let mut rows: BTreeMap<(&str, Option<u64>, Vec<u64>), CollectiveRow> = BTreeMap::new();
     for ((c, computation), weight) in graph.all().zip(weights) {
         for i in &computation.instructions {
             let base = i.opcode.strip_suffix("-start").unwrap_or(&i.opcode);
             let Some(&kind) = KINDS.iter().find(|k| **k == base) else { continue };
-            let group_size = group_size(i);
-            let row = rows.entry((kind, group_size)).or_insert_with(|| empty(kind, group_size));
+            let (group_size, group) = (group_size(i), first_group(i));
+            let key = (kind, group_size, group.clone());
+            let row = rows.entry(key).or_insert_with(|| empty(kind, group_size, group));
             count(row, graph, c, i, weight.runs);
         }
     }
     rows.into_values().collect()
 }
 
-fn empty(kind: &str, group_size: Option<u64>) -> CollectiveRow {
+fn empty(kind: &str, group_size: Option<u64>, group: Vec<u64>) -> CollectiveRow {
+    let stride = match group[..] {
+        [first, second, ..] => Some(first.abs_diff(second)),
+        _ => None,
+    };
     CollectiveRow {
         opcode: kind.into(),
         group_size,
+        stride,
+        group,
         instructions: 0,
         executions: 0,
         input_bytes: 0,
@@ -68,6 +75,14 @@ fn ring_bytes(kind: &str, input: u64, output: u64, size: u64) -> u64 {
         "reduce-scatter" | "all-to-all" => part(input),
         _ => input,
     }
+}
+
+/// The devices of the first group, where the instruction lists them.
+fn first_group(i: &HloInstructionProto) -> Vec<u64> {
+    let list = i.collective_device_list.as_deref();
+    let groups = list.map_or(&i.replica_groups, |l| &l.replica_groups);
+    let ids = groups.first().map_or(&[][..], |group| &group.replica_ids);
+    ids.iter().filter_map(|&id| u64::try_from(id).ok()).collect()
 }
 
 /// Devices per group; a permute has no groups, its pairs count as two.

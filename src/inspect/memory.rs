@@ -1,7 +1,7 @@
 //! Peak memory from the lifetimes of values in program order.
 //!
-//! Views (tuples and their elements, reshapes, barriers) take no memory; broadcasts and iotas are always made
-//! inside their users. Loops, updates of slices and elementwise operations work in place where they can.
+//! Views (tuples and their elements, reshapes, barriers) take no memory; broadcasts and iotas are made inside their users,
+//! unless those write over them: a loop that carries them, an update of a slice. Loops, updates of slices and elementwise operations work in place where they can.
 //! Nothing else is fused, so the compiler does better.
 
 use super::cost::{ELEMENTWISE, TRANSCENDENTAL};
@@ -12,9 +12,11 @@ use crate::hlo::{HloInstructionProto, ShapeProto};
 /// The memory of the entry computation with all that it calls.
 pub fn estimate(graph: &Graph) -> Memory {
     let mut peaks: Vec<u64> = Vec::with_capacity(graph.module.computations.len());
+    let mut kept_bytes = 0;
     for (c, _) in graph.all() {
-        let peak = Liveness::new(graph, c).peak(&peaks);
-        peaks.push(peak);
+        let liveness = Liveness::new(graph, c);
+        peaks.push(liveness.peak(&peaks));
+        kept_bytes = liveness.kept().max(kept_bytes);
     }
     let entry = graph.entry();
     let parameters = super::alias::parameters(graph);
@@ -25,6 +27,7 @@ pub fn estimate(graph: &Graph) -> Memory {
         parameter_bytes,
         unaliased_output_bytes: outputs.saturating_sub(aliased_bytes(graph)),
         peak_temporary_bytes,
+        kept_bytes,
         peak_bytes: parameter_bytes.saturating_add(peak_temporary_bytes),
     }
 }
@@ -37,6 +40,28 @@ fn aliased_bytes(graph: &Graph) -> u64 {
 struct Buffer {
     bytes: u64,
     last_use: usize,
+    /// Whether the forward pass makes it, and the backward pass reads it.
+    forward: bool,
+    read_backward: bool,
+}
+
+/// Where an array of an instruction lies.
+#[derive(Clone, Copy, PartialEq)]
+enum Leaf {
+    /// It costs nothing: parameters, constants.
+    Free,
+    /// It is made inside its users, unless they write over it.
+    Inside,
+    Buffer(usize),
+}
+
+impl Leaf {
+    fn buffer(&self) -> Option<usize> {
+        match self {
+            Leaf::Buffer(n) => Some(*n),
+            Leaf::Free | Leaf::Inside => None,
+        }
+    }
 }
 
 /// The buffers behind every array of every instruction of one computation.
@@ -45,8 +70,8 @@ struct Liveness<'g, 'a> {
     computation: usize,
     instructions: &'a [HloInstructionProto],
     buffers: Vec<Buffer>,
-    /// For each instruction the buffer of each array of its shape; `None` costs nothing (parameters, constants).
-    leaves: Vec<Vec<Option<usize>>>,
+    /// For each instruction the place of each array of its shape.
+    leaves: Vec<Vec<Leaf>>,
     /// For each instruction the buffers that it makes.
     made: Vec<Vec<usize>>,
 }
@@ -68,20 +93,27 @@ impl<'g, 'a> Liveness<'g, 'a> {
         if !is_view(i) {
             for n in 0..i.operand_ids.len() {
                 let leaves = self.operand_position(i, n).and_then(|p| self.leaves.get(p));
-                for &buffer in leaves.into_iter().flatten().flatten() {
+                for buffer in leaves.into_iter().flatten().filter_map(Leaf::buffer) {
                     self.buffers[buffer].last_use = at;
+                    self.buffers[buffer].read_backward |= is_backward(i);
                 }
             }
         }
         let shapes = self.graph.shape(i).leaves();
         let mut leaves = self.shared(i, shapes.len());
-        leaves.resize(shapes.len(), None);
+        leaves.resize(shapes.len(), if is_made_inside(i) { Leaf::Inside } else { Leaf::Free });
         let mut made = vec![];
-        if allocates(i) {
-            for (leaf, shape) in leaves.iter_mut().zip(&shapes) {
+        for (leaf, shape) in leaves.iter_mut().zip(&shapes) {
+            if allocates(i) || (writes_over(i) && *leaf == Leaf::Inside) {
                 made.push(self.buffers.len());
-                *leaf = Some(self.buffers.len());
-                self.buffers.push(Buffer { bytes: shape.bytes(), last_use: at });
+                *leaf = Leaf::Buffer(self.buffers.len());
+                let forward = !i.op_name().is_empty() && !is_backward(i);
+                self.buffers.push(Buffer {
+                    bytes: shape.bytes(),
+                    last_use: at,
+                    forward,
+                    read_backward: false,
+                });
             }
         }
         self.leaves.push(leaves);
@@ -92,12 +124,12 @@ impl<'g, 'a> Liveness<'g, 'a> {
         i.operand_ids.get(n).and_then(|&id| self.graph.position(self.computation, id))
     }
 
-    fn operand_leaves(&self, i: &HloInstructionProto, n: usize) -> &[Option<usize>] {
+    fn operand_leaves(&self, i: &HloInstructionProto, n: usize) -> &[Leaf] {
         self.operand_position(i, n).and_then(|p| self.leaves.get(p)).map_or(&[], Vec::as_slice)
     }
 
-    /// Buffers that an instruction passes on from its operands; at most as many as its shape has arrays.
-    fn shared(&self, i: &HloInstructionProto, most: usize) -> Vec<Option<usize>> {
+    /// Places that an instruction passes on from its operands; at most as many as its shape has arrays.
+    fn shared(&self, i: &HloInstructionProto, most: usize) -> Vec<Leaf> {
         match i.opcode.as_str() {
             "tuple" => {
                 let all = (0..i.operand_ids.len()).flat_map(|n| self.operand_leaves(i, n));
@@ -122,8 +154,8 @@ impl<'g, 'a> Liveness<'g, 'a> {
         let Some(root) = id.and_then(|id| self.graph.position(self.computation, id)) else { return };
         let shape = self.graph.shape(&self.instructions[root]);
         let leaves = self.leaves[root].clone();
-        for buffer in leaves.iter().flatten() {
-            self.buffers[*buffer].last_use = usize::MAX;
+        for buffer in leaves.iter().filter_map(Leaf::buffer) {
+            self.buffers[buffer].last_use = usize::MAX;
         }
         if self.computation != self.graph.entry() {
             return;
@@ -131,10 +163,16 @@ impl<'g, 'a> Liveness<'g, 'a> {
         let entries = self.graph.module.input_output_alias.as_ref().map(|a| a.entries.as_slice());
         for entry in entries.unwrap_or_default() {
             let leaf = leaf_at(shape, &entry.output_shape_index);
-            if let Some(buffer) = leaf.and_then(|n| leaves.get(n).copied().flatten()) {
+            if let Some(buffer) = leaf.and_then(|n| leaves.get(n)?.buffer()) {
                 self.buffers[buffer].bytes = 0;
             }
         }
+    }
+
+    /// Bytes that the forward pass makes and the backward pass reads.
+    fn kept(&self) -> u64 {
+        let kept = self.buffers.iter().filter(|buffer| buffer.forward && buffer.read_backward);
+        kept.fold(0u64, |n, buffer| n.saturating_add(buffer.bytes))
     }
 
     /// The most bytes alive at once; `peaks` are those of the computations before.
@@ -190,6 +228,20 @@ fn is_elementwise(i: &HloInstructionProto) -> bool {
     ELEMENTWISE.contains(&i.opcode.as_str()) || TRANSCENDENTAL.contains(&i.opcode.as_str())
 }
 
+/// Whether an instruction computes derivatives, by its path.
+fn is_backward(i: &HloInstructionProto) -> bool {
+    i.op_name().split('/').any(|part| part == "grad")
+}
+
+fn is_made_inside(i: &HloInstructionProto) -> bool {
+    matches!(i.opcode.as_str(), "broadcast" | "iota")
+}
+
+/// Whether an instruction works in the memory of its first operand.
+fn writes_over(i: &HloInstructionProto) -> bool {
+    matches!(i.opcode.as_str(), "while" | "dynamic-update-slice" | "scatter")
+}
+
 /// Whether an instruction only gives another name to its operands.
 fn is_view(i: &HloInstructionProto) -> bool {
     matches!(i.opcode.as_str(), "tuple" | "get-tuple-element" | "opt-barrier" | "bitcast" | "reshape")
@@ -197,15 +249,6 @@ fn is_view(i: &HloInstructionProto) -> bool {
 
 /// Whether an instruction makes a new buffer.
 fn allocates(i: &HloInstructionProto) -> bool {
-    let free = [
-        "parameter",
-        "constant",
-        "while",
-        "dynamic-update-slice",
-        "scatter",
-        "broadcast",
-        "iota",
-        "after-all",
-    ];
-    !is_view(i) && !free.contains(&i.opcode.as_str())
+    let free = ["parameter", "constant", "after-all"];
+    !is_view(i) && !is_made_inside(i) && !writes_over(i) && !free.contains(&i.opcode.as_str())
 }

@@ -65,6 +65,7 @@ fn summary(r: &Report) -> String {
         ("accessed, unfused", r.bytes_accessed),
         ("peak estimate, unfused", r.memory.peak_bytes),
         ("  temporaries", r.memory.peak_temporary_bytes),
+        ("  kept for the backward pass", r.memory.kept_bytes),
     ];
     for (name, n) in rows {
         table.add_row([name.to_string(), bytes(n), String::new()]);
@@ -125,11 +126,12 @@ fn loops(rows: &[LoopRow]) -> Table {
 }
 
 fn collectives(rows: &[CollectiveRow]) -> Table {
-    let mut table = table(&["kind", "devices", "written", "runs", "in", "out", "sent in a ring"]);
+    let mut table = table(&["kind", "devices", "apart", "written", "runs", "in", "out", "sent in a ring"]);
     for r in rows.iter().take(ROWS) {
         table.add_row([
             r.opcode.clone(),
             r.group_size.map_or("all".into(), |n| n.to_string()),
+            r.stride.map_or(String::new(), |n| n.to_string()),
             r.instructions.to_string(),
             r.executions.to_string(),
             bytes(r.input_bytes),

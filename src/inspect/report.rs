@@ -123,12 +123,17 @@ pub struct LoopRow {
     pub executions: u64,
 }
 
-/// Collectives of one kind and group size, per device and execution of the module.
+/// Collectives of one kind among the same groups, per device and execution of the module.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CollectiveRow {
     pub opcode: String,
     /// Devices in a group; `None` where the module leaves it to the run (all devices).
     pub group_size: Option<u64>,
+    /// How far apart in number the first two devices of a group are, where they are listed.
+    pub stride: Option<u64>,
+    /// The devices of the first group, where they are listed.
+    #[serde(skip)]
+    pub group: Vec<u64>,
     /// Instructions as written.
     pub instructions: u64,
     /// Times run.
@@ -149,6 +154,8 @@ pub struct Memory {
     pub unaliased_output_bytes: u64,
     /// Most bytes of values alive at once besides the parameters.
     pub peak_temporary_bytes: u64,
+    /// Bytes that the forward pass makes and the backward pass reads: activations, and weights in another type.
+    pub kept_bytes: u64,
     /// Parameters plus the peak.
     pub peak_bytes: u64,
 }

@@ -89,6 +89,32 @@ fn memory_is_parameters_plus_what_lives_at_once() {
 }
 
 #[test]
+fn what_a_loop_fills_takes_memory_and_is_kept_for_the_backward_pass() {
+    // The loop writes over zeros [4,8], which must be there: 128 bytes, that a gradient reads, beside that gradient.
+    let text = r#"HloModule m
+body { p = (s32[], f32[4,8]{1,0}) parameter(0)
+  i = s32[] get-tuple-element(p), index=0
+  one = s32[] constant(1)
+  j = s32[] add(i, one)
+  x = f32[4,8]{1,0} get-tuple-element(p), index=1
+  ROOT t = (s32[], f32[4,8]{1,0}) tuple(j, x) }
+condition { p = (s32[], f32[4,8]{1,0}) parameter(0)
+  i = s32[] get-tuple-element(p), index=0
+  n = s32[] constant(4)
+  ROOT c = pred[] compare(i, n), direction=LT }
+ENTRY e { z = s32[] constant(0)
+  f = f32[] constant(0)
+  zeros = f32[4,8]{1,0} broadcast(f), dimensions={}
+  t = (s32[], f32[4,8]{1,0}) tuple(z, zeros)
+  w = (s32[], f32[4,8]{1,0}) while(t), condition=condition, body=body, metadata={op_name="encoder"}
+  y = f32[4,8]{1,0} get-tuple-element(w), index=1
+  ROOT g = f32[4,8]{1,0} exponential(y), metadata={op_name="grad/encoder"} }"#;
+    let memory = inspect(&parse(text).unwrap()).unwrap().memory;
+    // In the body: the next index (4) and nothing else.
+    assert_eq!((memory.kept_bytes, memory.peak_temporary_bytes), (128, 128 + 4));
+}
+
+#[test]
 fn a_sound_alias_table_has_no_faults_and_broken_ones_are_named() {
     let r = report();
     assert_eq!((r.aliases.faults.len(), r.aliases.rows[0].parameter_name.as_str()), (0, "hidden"));
@@ -119,6 +145,9 @@ fn trip_counts_follow_start_step_and_direction() {
     assert_eq!(trips("%one = s32[] constant(1)", "%one = s32[] constant(2)"), Some(3)); // 0, 2, 4
     assert_eq!(trips("%one = s32[] constant(1)", "%one = s32[] constant(0)"), None);
     assert_eq!(trips("compare(%i, %n), direction=LT", "compare(%n, %i), direction=GT"), Some(5));
+    // A compiler copies the counter from one memory to another.
+    let copied = "%near = s32[] copy(%i)\n %next = s32[] add(%near, %one)";
+    assert_eq!(trips("%next = s32[] add(%i, %one)", copied), Some(5));
     assert_eq!(
         trips("body=%body", "body=%body, backend_config={\"known_trip_count\":{\"n\":\"9\"}}"),
         Some(9)
