@@ -12,7 +12,12 @@ use switchyard::ir::{Combiner, DType, Literal, Reducer, ScatterDims, TensorType,
 
 /// 2 rows of 16 and 7 tokens, 8 experts, one sparse block in each stack.
 fn compiled(moe: &Value, programs: &[&str]) -> Artifact {
+    compiled_on(&json!({}), moe, programs)
+}
+
+fn compiled_on(mesh: &Value, moe: &Value, programs: &[&str]) -> Artifact {
     let mut json = json!({
+        "mesh": mesh,
         "model": {
             "vocab_size": 384, "d_model": 8, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_encoder_layers": 1,
             "num_decoder_layers": 1,
@@ -67,6 +72,24 @@ fn every_capacity_and_group_has_its_shapes() {
     for (moe, capacities) in cases {
         let artifact = compiled(&moe, &["train_step"]);
         assert_eq!(checked(&artifact, "train_step"), capacities, "{moe}");
+    }
+}
+
+#[test]
+fn slots_that_have_travelled_have_the_shapes_of_the_mesh() {
+    for form in ["einsum", "gather"] {
+        let moe = json!({"dispatch": form, "sublayers": "both"});
+        let artifact = compiled_on(&json!({"expert": 2, "model": 2}), &moe, &["train_step"]);
+        // One row on each device: 1.25 * 16 / 8 = 2 and 1.25 * 7 / 8 = 1, raised to 4.
+        assert_eq!(checked(&artifact, "train_step"), [4; 4]);
+        let shapes = artifact.manifest.expected_shapes("train_step");
+        let of = |role: &str| {
+            let rows = shapes.iter().filter(|row| row.role == role);
+            rows.map(|row| row.shape.clone()).collect::<Vec<_>>()
+        };
+        // The slots of two devices for each of four experts; back, those of one for all eight.
+        assert_eq!(of("dispatch/exchanged_inputs"), vec![[4, 2 * 4, 8]; 4]);
+        assert_eq!(of("combine/exchanged_outputs"), vec![[8, 4, 8]; 2]);
     }
 }
 

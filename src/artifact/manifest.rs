@@ -5,8 +5,8 @@ use crate::inspect::ExpectedShape;
 use crate::ir::{DType, TensorType};
 use crate::layers::{self, Phase};
 use crate::model::Side;
-use crate::moe::MoeShape;
-use crate::shard::{Partition, Placement};
+use crate::moe::{EXCHANGED_INPUTS, EXCHANGED_OUTPUTS, MoeShape};
+use crate::shard::{Mesh, Partition, Placement};
 use crate::step::{DISTILL_STEP, Port, Role, TEACHER_SCOPE, decoding};
 use serde::{Deserialize, Serialize};
 
@@ -223,7 +223,7 @@ impl ProgramSpec {
 impl Manifest {
     /// The tensors of the sparse layers of a program, as the capacity arithmetic asks for them.
     pub fn expected_shapes(&self, program: &str) -> Vec<ExpectedShape> {
-        self.layers_of(program).flat_map(MoeLayer::expected_shapes).collect()
+        self.layers_of(program).flat_map(|layer| layer.expected_shapes(&self.config.mesh)).collect()
     }
 
     /// The sparse layers of a program.
@@ -256,7 +256,7 @@ impl MoeLayer {
         )
     }
 
-    fn expected_shapes(&self) -> Vec<ExpectedShape> {
+    fn expected_shapes(&self, mesh: &Mesh) -> Vec<ExpectedShape> {
         let [g, s, e, c] = [self.groups, self.tokens_per_group, self.experts, self.capacity];
         let dtype = DType::from_name(&self.dtype).unwrap_or(DType::F32);
         let expect = |role: &str, shape: Vec<usize>, dtype: DType| ExpectedShape {
@@ -282,6 +282,19 @@ impl MoeLayer {
                     shapes.push(expect("dispatch/gate_of_slot", vec![slots], DType::F32));
                 }
                 shapes.push(expect("dispatch/expert_inputs", vec![slots, self.d_model], dtype));
+            }
+        }
+        if mesh.expert > 1 {
+            let (own, all) = (e / mesh.expert, g.saturating_mul(c));
+            let arrived = vec![own, all.saturating_mul(mesh.expert), self.d_model];
+            shapes.push(expect(&format!("dispatch/{EXCHANGED_INPUTS}"), arrived, dtype));
+            // Experts of attention return queries, keys and values, whose widths are not those of the layer.
+            if self.scope.ends_with("/moe") {
+                shapes.push(expect(
+                    &format!("combine/{EXCHANGED_OUTPUTS}"),
+                    vec![e, all, self.d_model],
+                    dtype,
+                ));
             }
         }
         shapes

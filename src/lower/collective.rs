@@ -52,7 +52,7 @@ pub(super) fn reduce_scatter(
 }
 
 /// HLO's array form splits and joins one axis. Another axis to join along takes a reshape that makes the pieces an axis of
-/// their own, and a transpose that moves it.
+/// their own, and a transpose that moves it. Only the last of these has the shape of the result, and its name.
 pub(super) fn all_to_all(
     t: &mut Target,
     x: &Inst,
@@ -75,6 +75,8 @@ pub(super) fn all_to_all(
     shape[concat] /= pieces;
     shape.insert(split, pieces);
     let split_ty = TensorType::new(ty.dtype, shape.clone());
+    let scope = t.f.scope.clone();
+    t.f.scope = format!("{scope}/pieces");
     let apart = t.f.reshape(t.module, x, &split_ty);
     let exchanged = exchange(t, &apart, &split_ty, split);
     // The pieces move before `concat`, whose axis is one further where it stands after `split`.
@@ -82,6 +84,7 @@ pub(super) fn all_to_all(
     order.insert(concat, split);
     let moved = TensorType::new(ty.dtype, order.iter().map(|&d| shape[d]).collect::<Vec<_>>());
     let moved = t.emit("transpose", shape_of(&moved), &[&exchanged], |p| p.dimensions = longs(&order));
+    t.f.scope = scope;
     t.f.reshape(t.module, &moved, ty)
 }
 

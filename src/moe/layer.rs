@@ -7,6 +7,11 @@ use crate::ir::Value;
 use crate::layers::{Context, Params, Phase};
 use crate::shard::{Axis, MODEL, Mesh};
 
+/// Name of what has come from all devices to those of the experts: `[experts / devices, devices * slots, d_model]`.
+pub const EXCHANGED_INPUTS: &str = "exchanged_inputs";
+/// Name of what has come back: `[experts, slots, width]`.
+pub const EXCHANGED_OUTPUTS: &str = "exchanged_outputs";
+
 /// The static sizes of one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MoeShape {
@@ -167,13 +172,28 @@ pub fn routed(
     })?;
     let inputs = b.scoped("dispatch", |b| dispatch::dispatch(b, &shape, &plan, tokens))?;
     // Slots go to the devices that have their experts, and back.
-    let inputs = b.scoped("dispatch", |b| cx.mesh.exchange(b, inputs, (0, 1), Axis::Expert))?;
+    let inputs = b.scoped("dispatch", |b| exchange(b, cx, inputs, (0, 1), EXCHANGED_INPUTS))?;
     let outputs = b.scoped("experts", |b| experts(b, inputs))?;
-    let outputs = b.scoped("combine", |b| cx.mesh.exchange(b, outputs, (1, 0), Axis::Expert))?;
+    let outputs = b.scoped("combine", |b| exchange(b, cx, outputs, (1, 0), EXCHANGED_OUTPUTS))?;
     let combined = b.scoped("combine", |b| dispatch::combine(b, &shape, &plan, outputs))?;
     let width = b.shape(combined)[2];
     let output = b.reshape(combined, &[batch, length, width])?;
     Ok((output, stats(b, &routing, [batch, length, shape.choices])?))
+}
+
+/// An exchange of `[experts, slots, width]` over `expert`, its result named where there is one.
+fn exchange(
+    b: &mut Builder,
+    cx: &Context,
+    x: Value,
+    dims: (usize, usize),
+    name: &str,
+) -> Result<Value, BuildError> {
+    if cx.mesh.expert == 1 {
+        return Ok(x);
+    }
+    let exchanged = cx.mesh.exchange(b, x, dims, Axis::Expert)?;
+    Ok(b.name(exchanged, name, &["experts", "slots", "width"]))
 }
 
 /// What the layer reports, with decisions of this shape.

@@ -11,5 +11,5 @@ mod testing;
 mod tests;
 
 pub use attention::{declare as declare_attention, project};
-pub use layer::{MoeShape, Stats, apply, declare};
+pub use layer::{EXCHANGED_INPUTS, EXCHANGED_OUTPUTS, MoeShape, Stats, apply, declare};
 pub use router::update_bias;
