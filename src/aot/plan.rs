@@ -161,9 +161,7 @@ fn state_bytes(config: &RunConfig, program: &str) -> u64 {
 
 fn counted(config: &RunConfig, program: &str) -> Result<FromGraph, Refusal> {
     let artifact = artifact::compile_programs(config, &[program])?;
-    let Some((spec, module)) = artifact.program(program) else {
-        return Err(AotError::NoProgram { name: program.into(), found: vec![] }.into());
-    };
+    let (spec, module) = super::program_of(&artifact, program)?;
     Ok(report::from_graph(&artifact.manifest, spec, module).map_err(AotError::from)?)
 }
 

@@ -5,9 +5,11 @@ use crate::aot::{self, Axis, Candidate, Options, Search, Topology, Verdict};
 use crate::config::{Capacity, MoeConfig};
 use crate::inspect::{bytes_text, count_text};
 use comfy_table::{Table, presets};
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 pub const NEEDS: Needs = Needs::Nothing;
+const SHARD_STATE: &str = "mesh.shard_state";
 const NOTHING_FITS: u8 = 1;
 
 /// Rank ways to run a configuration on TPUs that are not here
@@ -50,7 +52,7 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
         aot::plan(&search, &options, |settings| args.config.load_with(settings), |line| common::note(line));
     match args.json {
         true => common::say(serde_json::to_string_pretty(&found)?)?,
-        false => common::say(table(&found))?,
+        false => common::say(format_args!("{}\n{}", table(&found), legend(&found)))?,
     }
     let fits = found.iter().any(|candidate| candidate.verdict == Verdict::Fits);
     Ok(ExitCode::from(if fits { 0 } else { NOTHING_FITS }))
@@ -98,7 +100,7 @@ fn table(found: &[Candidate]) -> Table {
             candidate.report.as_ref().and_then(|r| r.compiler.as_ref()).map(|c| c.said.memory.total());
         let milliseconds = |s: f64| if s.is_finite() { format!("{:.2} ms", 1e3 * s) } else { String::new() };
         table.add_row([
-            candidate.settings.join(" "),
+            short(&candidate.settings),
             verdict(&candidate.verdict),
             candidate.graph.as_ref().map_or(String::new(), |g| count_text(g.flops.dot)),
             milliseconds(candidate.least_seconds),
@@ -110,6 +112,39 @@ fn table(found: &[Candidate]) -> Table {
     table
 }
 
+/// The settings by the last parts of their paths, without those that leave the mesh as it is: `data=2 remat=full`.
+fn short(settings: &[String]) -> String {
+    let pairs: Vec<(&str, &str)> = settings.iter().filter_map(|setting| setting.split_once('=')).collect();
+    let shown = pairs.iter().filter(|(key, value)| {
+        let default = if *key == SHARD_STATE { "false" } else { "1" };
+        !key.starts_with("mesh.") || *value != default
+    });
+    let text = shown.map(|(key, value)| match *key {
+        SHARD_STATE => "shard_state".to_owned(),
+        _ => format!("{}={value}", last_parts(key, &pairs)),
+    });
+    text.collect::<Vec<_>>().join(" ")
+}
+
+/// The shortest end of a path that no other path of the settings has.
+fn last_parts<'k>(key: &'k str, settings: &[(&str, &str)]) -> &'k str {
+    let mut ends_of_key = key.rmatch_indices('.').map(|(dot, _)| &key[dot + 1..]);
+    let ends = |other: &str, end: &str| other.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'));
+    let alone = |end: &&str| settings.iter().all(|(other, _)| *other == key || !ends(other, end));
+    ends_of_key.find(alone).unwrap_or(key)
+}
+
+/// What the short names stand for.
+fn legend(found: &[Candidate]) -> String {
+    let settings = found.iter().flat_map(|candidate| {
+        let pairs: Vec<(&str, &str)> = candidate.settings.iter().filter_map(|s| s.split_once('=')).collect();
+        let names = |&(key, _): &(&str, &str)| (last_parts(key, &pairs).to_owned(), key.to_owned());
+        pairs.iter().map(names).collect::<Vec<_>>()
+    });
+    let names: BTreeSet<(String, String)> = settings.filter(|(short, key)| short != key).collect();
+    names.iter().map(|(short, key)| format!("  {short}: {key}\n")).collect()
+}
+
 fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Fits => "fits".into(),
@@ -117,5 +152,24 @@ fn verdict(verdict: &Verdict) -> String {
         Verdict::StateTooLarge => "state does not fit (graph)".into(),
         Verdict::NotCompiled => "not compiled".into(),
         Verdict::Refused(why) => format!("refused: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_told_by_the_ends_of_their_paths() {
+        let settings = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
+        let mesh = "mesh.data=2 mesh.expert=1 mesh.model=4";
+        let all = settings(&format!(
+            "{mesh} mesh.shard_state=true model.remat=full model.moe.capacity.train_factor=1.25"
+        ));
+        assert_eq!(short(&all), "data=2 model=4 shard_state remat=full train_factor=1.25");
+        assert_eq!(short(&settings(&format!("{mesh} mesh.shard_state=false"))), "data=2 model=4");
+        // Two of the same name keep as much of their paths as tells them apart.
+        let alike = settings("model.moe.d_ff=8 model.d_ff=4 seed=1");
+        assert_eq!(short(&alike), "moe.d_ff=8 model.d_ff=4 seed=1");
     }
 }
