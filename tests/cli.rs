@@ -187,6 +187,18 @@ mod on_a_device {
     }
 
     #[test]
+    fn a_mesh_of_more_devices_than_there_are_is_refused() {
+        let workspace = Workspace::new();
+        let arguments = ["bench", "causal.json", "--steps", "1", "--mesh", "data=2"];
+        let mut command = workspace.command(&arguments);
+        let flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=1";
+        let finished = Finished::new(command.env("XLA_FLAGS", flags).output().unwrap());
+        assert_eq!(finished.code, Some(1), "{}", finished.stdout);
+        let expected = "2 devices were asked for, the cpu runtime has 1";
+        assert!(finished.error().contains(expected), "{}", finished.stderr);
+    }
+
+    #[test]
     fn training_fills_the_folder_of_the_run() {
         let (workspace, finished) = trained();
         let run = workspace.path("run");

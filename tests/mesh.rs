@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Once;
 use switchyard::artifact;
 use switchyard::config::RunConfig;
+use switchyard::inspect;
 use switchyard::ir::Literal;
 use switchyard::runtime::cpu;
 use switchyard::train::{Named, Session};
@@ -165,6 +166,62 @@ fn an_encoder_and_its_decoder_run_in_microbatches_on_all_axes_at_once() {
             &[("model.moe.dispatch", json!("einsum")), ("model.scan_blocks", json!(false))],
         )],
     );
+}
+
+#[test]
+fn latent_attention_and_the_bias_of_its_router_run_on_a_mesh() {
+    let attention = json!({"kind": "latent", "query_rank": 8, "kv_rank": 8, "nope_dim": 8, "rope_dim": 4, "value_dim": 8});
+    let router =
+        json!({"kind": "deepseek_v3", "k": 2, "n_routing_groups": 2, "routed_bias_update_rate": 0.01});
+    assert_same(
+        &[
+            ("model.attention", attention),
+            ("model.positions", json!({"kind": "rotary", "pairing": "interleaved"})),
+            ("model.feed_forward", json!("gated_silu")),
+            ("model.num_dense_layers", json!(1)),
+            ("model.moe.every", json!(1)),
+            ("model.moe.shared_experts", json!(1)),
+            ("model.moe.router", router),
+        ],
+        &[
+            (json!({"expert": 2, "model": 2}), &[]),
+            (json!({"data": 2, "expert": 2, "model": 2, "shard_state": true}), &[]),
+        ],
+    );
+}
+
+#[test]
+fn grouped_queries_and_experts_in_attention_run_on_a_mesh() {
+    assert_same(
+        &[
+            ("model.attention", json!({"kind": "grouped_query", "num_kv_heads": 2})),
+            ("model.positions", json!({"kind": "rotary"})),
+            ("model.tie_embeddings", json!(false)),
+            ("model.decoder_inputs", json!("tokens")),
+            ("model.moe.sublayers", json!("both")),
+            ("model.moe.router", json!({"kind": "mixtral", "k": 2})),
+        ],
+        &[(json!({"model": 2}), &[]), (json!({"expert": 4, "model": 2}), &[("model.remat", json!("dots"))])],
+    );
+}
+
+#[test]
+fn collectives_are_among_the_replicas_of_their_axes() {
+    let mesh = json!({"data": 2, "expert": 2, "model": 2, "shard_state": true});
+    let artifact = artifact::compile_programs(&config(&[("mesh", mesh)]), &["train_step"]).unwrap();
+    let (_, module) = artifact.program("train_step").unwrap();
+    let rows = inspect::inspect(module).unwrap().collectives;
+    let groups = |opcode: &str| {
+        let rows = rows.iter().filter(|row| row.opcode == opcode);
+        rows.map(|row| row.group.clone()).collect::<Vec<_>>()
+    };
+    // Replica (2 data + expert) * 2 + model: neighbours along `model` are 1 apart, along `expert` 2, along `data` 4.
+    assert_eq!(groups("all-to-all"), [[0, 2]]);
+    assert_eq!(groups("all-gather"), [[0, 4]]);
+    assert_eq!(groups("reduce-scatter"), [[0, 4]]);
+    // Products that are split over `model`; losses of the whole batch.
+    let sums = groups("all-reduce");
+    assert!(sums.contains(&vec![0, 1]) && sums.contains(&vec![0, 2, 4, 6]), "{sums:?}");
 }
 
 #[test]

@@ -76,6 +76,6 @@ fn devices_advice(platform: &str) -> &'static str {
             "; a process fixes the count by its first use, \
              or by --xla_force_host_platform_device_count in XLA_FLAGS"
         }
-        _ => "",
+        _ => "; a mesh of fewer devices (--mesh) asks for fewer",
     }
 }
