@@ -61,8 +61,8 @@ fn a_train_step_compiles_for_a_tpu_and_every_figure_is_there() {
     let folder = tempfile::tempdir().unwrap();
     let artifact_folder = folder.path().join("artifact");
     artifact(&[], "train_step").write(&artifact_folder).unwrap();
-    let (path, out) = (artifact_folder.to_str().unwrap(), folder.path().join("out"));
-    let arguments = ["aot", path, "--topology", "v5e:1x1", "--json", "--out", out.to_str().unwrap()];
+    let (path, out) = (artifact_folder.to_str().unwrap(), artifact_folder.join("aot"));
+    let arguments = ["aot", path, "--topology", "v5e:1x1", "--json"];
     let plugin = plugin.to_str().unwrap();
     let (code, stdout, stderr) = command(&[&arguments[..], &["--plugin", plugin]].concat());
     assert_eq!(code, Some(0), "{stderr}");
@@ -82,9 +82,10 @@ fn a_train_step_compiles_for_a_tpu_and_every_figure_is_there() {
     assert!(number("/model/covered_by_cycles") > 0.2);
     let files: Vec<String> =
         std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    for suffix in ["executable", "optimized.hlo.pb", "optimized.hlo.txt"] {
+    for suffix in ["executable", "optimized.hlo.pb", "optimized.hlo.txt", "json"] {
         assert!(files.contains(&format!("train_step.v5e-1x1.{suffix}")), "{files:?}");
     }
+    assert!(Artifact::read(&artifact_folder).is_ok(), "the artifact is what it was, beside them");
 }
 
 #[test]

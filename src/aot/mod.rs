@@ -7,7 +7,7 @@
 //! | `chip`, `topology` | accelerators with their public figures, slices of them by name |
 //! | `child`, `worker` | the two sides of the child process |
 //! | `plan` | many ways to run a configuration, the best of them compiled |
-//! | `report`, `model`, `render` | what is known and from where, our estimate of time, tables |
+//! | `report`, `model`, `torus`, `render` | what is known and from where, our estimate of time and of collectives, tables |
 
 mod child;
 mod chip;
@@ -16,6 +16,7 @@ mod plan;
 mod render;
 mod report;
 mod topology;
+mod torus;
 mod worker;
 
 pub use child::{ChildError, SUBCOMMAND};
@@ -27,8 +28,8 @@ pub use report::{AotReport, FromCompiler, FromGraph, FromModel, KernelRow, Paddi
 pub use topology::{Topology, TopologyError};
 pub use worker::{Compiled, Outcome, Task, work};
 
-use crate::artifact::Artifact;
-use crate::hlo;
+use crate::artifact::{Artifact, ProgramSpec};
+use crate::hlo::{self, HloModuleProto};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -73,15 +74,15 @@ pub fn compile(
     options: &Options,
     out: Option<&Path>,
 ) -> Result<AotReport, AotError> {
-    let (spec, module) = artifact.program(program).ok_or_else(|| AotError::NoProgram {
-        name: program.into(),
-        found: artifact.manifest.programs.iter().map(|p| p.name.clone()).collect(),
-    })?;
+    let (spec, module) = program_of(artifact, program)?;
     let topology = &options.topology;
     let (replicas, devices) = (artifact.manifest.num_replicas, topology.num_devices());
     if replicas > devices {
         return Err(AotError::TooLarge { replicas, topology: topology.clone(), devices });
     }
+    // A folder that cannot be written is told before the compiler has worked for it.
+    out.map_or(Ok(()), |out| fs::create_dir_all(out).map_err(io("create", out)))?;
+    let name = format!("{program}.{}", file_name(topology));
     let graph = report::from_graph(&artifact.manifest, spec, module)?;
     let folder = tempfile::tempdir().map_err(io("create", &std::env::temp_dir()))?;
     let task = task(options, replicas, folder.path());
@@ -103,7 +104,7 @@ pub fn compile(
             let optimized = read(&folder.path().join(worker::OPTIMIZED_FILE))?;
             let optimized = report::optimized_module(&optimized)?;
             if let Some(out) = out {
-                keep(folder.path(), &optimized, &format!("{program}.{}", file_name(topology)), out)?;
+                keep(folder.path(), &optimized, &name, out)?;
             }
             let (compiler, model) = report::from_compiler(topology, &report.graph, said, &optimized)?;
             report.compiler = Some(compiler);
@@ -115,7 +116,19 @@ pub fn compile(
         }
         Outcome::Refused { action, message } => return Err(AotError::Refused { action, message }),
     }
+    out.map_or(Ok(()), |out| keep_report(&report, &out.join(format!("{name}.json"))))?;
     Ok(report)
+}
+
+/// A program of an artifact by its name.
+fn program_of<'a>(
+    artifact: &'a Artifact,
+    name: &str,
+) -> Result<(&'a ProgramSpec, &'a HloModuleProto), AotError> {
+    artifact.program(name).ok_or_else(|| AotError::NoProgram {
+        name: name.into(),
+        found: artifact.manifest.programs.iter().map(|p| p.name.clone()).collect(),
+    })
 }
 
 fn task(options: &Options, replicas: usize, folder: &Path) -> Task {
@@ -135,14 +148,18 @@ fn file_name(topology: &Topology) -> String {
 }
 
 /// Puts the executable and the optimized module where they stay.
-fn keep(folder: &Path, optimized: &hlo::HloModuleProto, name: &str, out: &Path) -> Result<(), AotError> {
-    fs::create_dir_all(out).map_err(io("create", out))?;
+fn keep(folder: &Path, optimized: &HloModuleProto, name: &str, out: &Path) -> Result<(), AotError> {
     let executable = out.join(format!("{name}.executable"));
     fs::copy(folder.join(worker::EXECUTABLE_FILE), &executable).map_err(io("write", &executable))?;
     let binary = out.join(format!("{name}.optimized.hlo.pb"));
     fs::write(&binary, hlo::encode(optimized)).map_err(io("write", &binary))?;
     let text = out.join(format!("{name}.optimized.hlo.txt"));
     fs::write(&text, hlo::print(optimized)).map_err(io("write", &text))
+}
+
+fn keep_report(report: &AotReport, path: &Path) -> Result<(), AotError> {
+    let text = serde_json::to_string_pretty(report).map_err(|e| io("write", path)(e.into()))?;
+    fs::write(path, text).map_err(io("write", path))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, AotError> {

@@ -56,6 +56,7 @@ fn figures(report: &AotReport) -> String {
     let mut rows = Figures(plain(&["", "per device", "source"]));
     rows.add("state", bytes_text(graph.state_bytes), GRAPH);
     rows.add("inputs", bytes_text(graph.input_bytes), GRAPH);
+    rows.add("activations for the backward pass", bytes_text(graph.kept_bytes), GRAPH);
     rows.add("FLOPs, matrix products", count_text(graph.flops.dot), GRAPH);
     rows.add("FLOPs, all", count_text(graph.flops.total()), GRAPH);
     if let Some(compiler) = &report.compiler {
@@ -121,11 +122,12 @@ fn kernels(compiler: &FromCompiler) -> Table {
 }
 
 fn collectives(rows: &[CollectiveRow]) -> Table {
-    let mut table = plain(&["kind", "devices", "runs", "in", "out"]);
+    let mut table = plain(&["kind", "devices", "apart", "runs", "in", "out"]);
     for row in rows {
         let devices = row.group_size.map_or("all".into(), |n| n.to_string());
+        let apart = row.stride.map_or(String::new(), |n| n.to_string());
         let (input, output) = (bytes_text(row.input_bytes), bytes_text(row.output_bytes));
-        table.add_row([row.opcode.clone(), devices, row.executions.to_string(), input, output]);
+        table.add_row([row.opcode.clone(), devices, apart, row.executions.to_string(), input, output]);
     }
     table
 }

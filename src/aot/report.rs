@@ -44,6 +44,8 @@ pub struct FromGraph {
     pub input_bytes: u64,
     /// Outputs that do not lie in the state.
     pub output_bytes: u64,
+    /// Activations: what the forward pass makes and the backward pass reads, before the compiler computes any of it again.
+    pub kept_bytes: u64,
     pub tokens_per_step: u64,
     pub collectives: Vec<CollectiveRow>,
     /// The largest arrays that are computed, before any fusion.
@@ -131,6 +133,7 @@ pub fn from_graph(
         state_bytes: bytes(Role::State),
         input_bytes: bytes(Role::Input),
         output_bytes: found.output_bytes.saturating_sub(found.aliases.bytes),
+        kept_bytes: found.memory.kept_bytes,
         tokens_per_step: tokens_per_step(manifest),
         collectives: found.collectives,
         largest: found.largest.into_iter().take(ROWS).collect(),

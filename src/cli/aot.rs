@@ -10,6 +10,8 @@ use std::time::Duration;
 
 pub const NEEDS: Needs = Needs::Nothing;
 const DOES_NOT_FIT: u8 = 1;
+/// Where an artifact keeps what a compiler made of it.
+const FOLDER: &str = "aot";
 
 /// Compile for TPUs that are not here: does it fit, memory, FLOPs, estimated time
 #[derive(clap::Args)]
@@ -27,7 +29,7 @@ pub struct Args {
     /// The program
     #[arg(long, default_value = "train_step", value_name = "NAME")]
     program: String,
-    /// Folder for the executable, the optimized HLO and the report
+    /// Folder for the executable, the optimized HLO and the report; `aot` in an artifact by default
     #[arg(short, long, value_name = "DIR")]
     out: Option<PathBuf>,
     #[command(flatten)]
@@ -67,7 +69,8 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
     let options = args.compiler.options(args.topology)?;
     let artifact = args.source.artifact()?;
     common::note(format_args!("compiling {} for {} ...", args.program, options.topology));
-    let report = aot::compile(&artifact, &args.program, &options, args.out.as_deref())?;
+    let out = args.out.or_else(|| Some(args.source.folder()?.join(FOLDER)));
+    let report = aot::compile(&artifact, &args.program, &options, out.as_deref())?;
     match args.json {
         true => common::say(serde_json::to_string_pretty(&report)?)?,
         false => common::say(aot::render(&report).trim_end())?,

@@ -99,13 +99,16 @@ impl SourceArgs {
 
     /// The artifact, if the source is one.
     pub fn compiled(&self) -> anyhow::Result<Option<Artifact>> {
-        if !self.source.is_dir() {
-            return Ok(None);
-        }
+        let Some(folder) = self.folder() else { return Ok(None) };
         if !self.overrides().is_empty() {
-            bail!("--set and --mesh change a configuration; `{}` is compiled already", self.source.display());
+            bail!("--set and --mesh change a configuration; `{}` is compiled already", folder.display());
         }
-        Ok(Some(Artifact::read(&self.source).context("the artifact cannot be used")?))
+        Ok(Some(Artifact::read(folder).context("the artifact cannot be used")?))
+    }
+
+    /// The folder of the artifact, if the source is one.
+    pub fn folder(&self) -> Option<&Path> {
+        Some(self.source.as_path()).filter(|source| source.is_dir())
     }
 
     /// The configuration with its overrides, if the source is one.
