@@ -3,7 +3,8 @@
 # demo    trains graphs/demo.json on this project's own text, or on DATA="file folder ..."
 # test    all tests, with XLA's CPU also as a plugin (63 MB more)
 # tpu     fetches libtpu (137 MB) and compiles small programs for TPUs with it
-# scale   the table of docs/scale.md: presets compiled for TPUs, minutes each
+# cuda    fetches XLA's CUDA compiler (232 MB) and compiles small programs for GPUs with it
+# scale   the table of docs/scale.md: presets compiled for TPUs and GPUs, minutes each
 # bench   the training step beside its matrix products
 # bench-peers the same model in JAX and PyTorch in turns with ours; rewrites the table of docs/performance.md
 # oracles every derivative rule, whole models and optimizers against JAX
@@ -19,7 +20,7 @@ ORACLES := tests/oracles
 CASES := target/oracles
 PEERS := benches/peers
 
-.PHONY: setup build demo test tpu scale bench bench-peers oracles parity lint clean
+.PHONY: setup build demo test tpu cuda scale bench bench-peers oracles parity lint clean
 
 setup:
 	scripts/setup.sh
@@ -39,8 +40,12 @@ tpu:
 	scripts/setup.sh --with-libtpu
 	SWITCHYARD_REQUIRE_TPU=1 cargo test --test aot
 
+cuda:
+	scripts/setup.sh --with-cuda-compiler
+	SWITCHYARD_REQUIRE_CUDA=1 cargo test --test aot gpu
+
 scale: build
-	scripts/setup.sh --with-libtpu
+	scripts/setup.sh --with-libtpu --with-cuda-compiler
 	scripts/scale.sh
 
 bench: setup

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Compiles presets for TPU topologies ahead of time and writes the table of docs/scale.md.
+# Compiles presets for TPUs and GPUs ahead of time and writes the table of docs/scale.md.
 #
 #   scripts/scale.sh [FOLDER]
 #
 # One row per line of scripts/scale.txt. Reports stay in FOLDER (runs/scale by default) as JSON; a row whose report is there
-# is not compiled again. Needs libtpu (scripts/setup.sh --with-libtpu), no TPU, and minutes of two cores per row.
+# is not compiled again. Needs the compilers (scripts/setup.sh --with-libtpu --with-cuda-compiler), no TPU or GPU, and minutes of two cores per row.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Provides the native XLA library and libclang that crate `xla` builds with, without root, through pip.
 #
-#   scripts/setup.sh [--with-libtpu] [--with-cpu-plugin] [--check]
+#   scripts/setup.sh [--with-libtpu] [--with-cuda-compiler] [--with-cpu-plugin] [--check]
 #
-#   --with-libtpu       also fetch libtpu (137 MB), for compiling ahead of time for TPUs
-#   --with-cpu-plugin   also fetch XLA's CPU as a PJRT plugin (63 MB), which the tests of plugins run on
-#   --check             fetch nothing; exit code 1 if something is missing or damaged
+#   --with-libtpu         also fetch libtpu (137 MB), for compiling ahead of time for TPUs
+#   --with-cuda-compiler  also fetch XLA's CUDA plugin and NVIDIA's assembler (232 MB), for compiling ahead of time for GPUs
+#   --with-cpu-plugin     also fetch XLA's CPU as a PJRT plugin (63 MB), which the tests of plugins run on
+#   --check               fetch nothing; exit code 1 if something is missing or damaged
 #
 # Everything goes to `.runtime` in this checkout, or to the folder $SWITCHYARD_RUNTIME, which several checkouts can
 # share; `.runtime` is then a link to it. A library that the environment names in $XLA_EXTENSION_DIR is used as it
@@ -23,12 +24,13 @@ runtime=${SWITCHYARD_RUNTIME:-$link}
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
-usage() { sed -n '2,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
+usage() { sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
 
-with_libtpu=0 with_cpu_plugin=0 check_only=0
+with_libtpu=0 with_cuda_compiler=0 with_cpu_plugin=0 check_only=0
 for option in "$@"; do
   case $option in
     --with-libtpu) with_libtpu=1 ;;
+    --with-cuda-compiler) with_cuda_compiler=1 ;;
     --with-cpu-plugin) with_cpu_plugin=1 ;;
     --check) check_only=1 ;;
     -h | --help) usage; exit 0 ;;
@@ -75,7 +77,7 @@ fetch() { # part: leaves its wheel in wheels/
   fi
   rm -f "wheels/$file"
   say "fetching $file ($megabytes MB)"
-  platform=${file##*-} platform=${platform%.whl}
+  platform=${file##*-} platform=${platform%%.*} # the first of several
   abi=${file%-*} abi=${abi##*-}
   printf '%s==%s --hash=sha256:%s\n' "$project" "$version" "$digest" >wheels/requirement.txt
   python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
@@ -103,8 +105,21 @@ make_xla() {
   new/lib/abi_test || die "the library does not match the headers in scripts/xla/include"
 }
 
+# The folders that a part is made of; nothing else is in them.
+folders() {
+  case $1 in
+    xla) echo include lib licenses ;;
+    clang) echo clang ;;
+    libtpu) echo tpu ;;
+    cpu-plugin) echo cpu-plugin ;;
+    cuda-plugin) echo cuda/plugin ;;
+    cuda-nvcc) echo cuda/bin ;;
+    cuda-nvvm) echo cuda/nvvm ;;
+  esac
+}
+
 install_part() {
-  local part=$1 file wheel_file folder
+  local part=$1 file wheel_file folder made
   file=$(stamp_file "$part")
   read -r _ _ wheel_file _ <<<"$(wheel "$part")"
   [ "$(df -Pm . | awk 'NR == 2 { print $4 }')" -gt 2000 ] || die "2 GB of free space are needed at $PWD"
@@ -115,18 +130,13 @@ install_part() {
   [ "$part" != xla ] || make_xla
   # From here to the new stamp the part counts as missing.
   rm -f "$file" "$file.manifest"
-  for folder in new/*; do
-    rm -rf "${folder#new/}"
-    mv "$folder" .
+  read -ra made <<<"$(folders "$part")"
+  for folder in "${made[@]}"; do
+    rm -rf "$folder"
+    mkdir -p "$(dirname "$folder")"
+    mv "new/$folder" "$folder"
   done
-  rmdir new
-  local made=()
-  case $part in
-    xla) made=(include lib licenses) ;;
-    clang) made=(clang) ;;
-    libtpu) made=(tpu) ;;
-    cpu-plugin) made=(cpu-plugin) ;;
-  esac
+  find new -depth -type d -empty -delete
   python3 "$recipe/unpack.py" manifest "${made[@]}" >"$file.manifest"
   stamp "$part" >"$file"
   rm -rf wheels/"$wheel_file" wheels/requirement.txt
@@ -168,6 +178,7 @@ else
 fi
 [ -n "${LIBCLANG_PATH-}" ] && [ "$(realpath -m "$LIBCLANG_PATH")" != "$(realpath -m clang/lib)" ] || parts+=(clang)
 [ $with_libtpu = 0 ] || parts+=(libtpu)
+[ $with_cuda_compiler = 0 ] || parts+=(cuda-plugin cuda-nvcc cuda-nvvm)
 [ $with_cpu_plugin = 0 ] || parts+=(cpu-plugin)
 
 missing=()

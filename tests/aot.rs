@@ -1,7 +1,7 @@
-//! Programs compiled for TPUs by their real compiler, without a TPU.
+//! Programs compiled for TPUs and GPUs by their real compilers, without a TPU or GPU.
 //!
-//! The compiler comes from `scripts/setup.sh --with-libtpu` (`make tpu` does it). Without it these tests say so and pass,
-//! unless `SWITCHYARD_REQUIRE_TPU` is set.
+//! The compilers come from `scripts/setup.sh --with-libtpu --with-cuda-compiler` (`make tpu cuda` does it). Without them these
+//! tests say so and pass, unless `SWITCHYARD_REQUIRE_TPU` or `SWITCHYARD_REQUIRE_CUDA` is set.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,24 @@ use switchyard::aot::{self, AotError, Options};
 use switchyard::artifact::{self, Artifact};
 use switchyard::config::RunConfig;
 
-fn libtpu() -> Option<PathBuf> {
+/// A plugin that set-up fetches, or `None` with a word about it.
+fn fetched(file: &str, required_by: &str, target: &str) -> Option<PathBuf> {
     let runtime = std::env::var_os("SWITCHYARD_RUNTIME").map_or(".runtime".into(), PathBuf::from);
-    let path = runtime.join("tpu/libtpu.so");
+    let path = runtime.join(file);
     if path.is_file() {
         return path.canonicalize().ok();
     }
-    assert!(std::env::var_os("SWITCHYARD_REQUIRE_TPU").is_none(), "no {}: run `make tpu`", path.display());
-    eprintln!("skipped: no {}: run `make tpu`", path.display());
+    assert!(std::env::var_os(required_by).is_none(), "no {}: run `make {target}`", path.display());
+    eprintln!("skipped: no {}: run `make {target}`", path.display());
     None
+}
+
+fn libtpu() -> Option<PathBuf> {
+    fetched("tpu/libtpu.so", "SWITCHYARD_REQUIRE_TPU", "tpu")
+}
+
+fn cuda() -> Option<PathBuf> {
+    fetched("cuda/plugin/xla_cuda_plugin.so", "SWITCHYARD_REQUIRE_CUDA", "cuda")
 }
 
 /// Small enough for the compiler to take seconds, with everything a preset has.
@@ -141,10 +150,84 @@ fn a_compiler_that_ends_its_process_is_a_message() {
 }
 
 #[test]
+fn a_train_step_compiles_for_a_gpu_and_every_figure_is_there() {
+    let Some(plugin) = cuda() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let artifact_folder = folder.path().join("artifact");
+    artifact(&[], "train_step").write(&artifact_folder).unwrap();
+    let (path, out) = (artifact_folder.to_str().unwrap(), folder.path().join("out"));
+    let arguments = ["aot", path, "--target", "h100:1", "--json", "--out", out.to_str().unwrap()];
+    let plugin = plugin.to_str().unwrap();
+    let (code, stdout, stderr) = command(&[&arguments[..], &["--plugin", plugin]].concat());
+    assert_eq!(code, Some(0), "{stderr}");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    let number =
+        |path: &str| report.pointer(path).and_then(|v| v.as_f64()).unwrap_or_else(|| panic!("{path}"));
+    // Nothing is padded but to the 256 bytes that each buffer starts at.
+    let (arguments, state) = (number("/compiler/memory/argument_bytes"), number("/graph/state_bytes"));
+    assert!(arguments >= state && arguments < 1.1 * (state + number("/graph/input_bytes")));
+    assert!(number("/compiler/memory/alias_bytes") >= 0.9 * state, "the state is donated");
+    assert_eq!(number("/compiler/memory_limit_bytes"), 84_940_000_000.0);
+    assert!(report["compiler"]["padding"].is_null() && report["compiler"]["flops"].is_null());
+    assert!(number("/graph/flops/dot") > 1e8);
+    assert!(number("/model/step_seconds") >= number("/model/roofline_seconds"));
+    let share = number("/model/share_of_peak");
+    assert!(share > 0.0 && share < 1.0, "{share}");
+    let layers: Vec<&str> = report["compiler"]["longest"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|k| k["op_name"].as_str())
+        .collect();
+    assert!(layers.iter().any(|layer| layer.contains("coder/")), "{layers:?}");
+    let files: Vec<String> =
+        std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    for suffix in ["executable", "optimized.hlo.pb", "optimized.hlo.txt"] {
+        assert!(files.contains(&format!("train_step.h100-1.{suffix}")), "{files:?}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_a_gpu_is_compared_though_its_compiler_does_not_look() {
+    let Some(plugin) = cuda() else { return };
+    // 64 experts of 2 x 1024 x 65536 floats are 34 GB a sparse layer; three of them are 103 GB, on 85 GB.
+    let large = [
+        "model.d_model=1024",
+        "model.d_ff=65536",
+        "model.moe.num_experts=64",
+        "model.num_encoder_layers=6",
+        "model.num_decoder_layers=1",
+    ];
+    let options = options(&plugin, "h100:1", Duration::from_secs(300));
+    let report = aot::compile(&artifact(&large, "eval_step"), "eval_step", &options, None).unwrap();
+    assert!(!report.fits && report.compiler.is_some() && report.model.is_none());
+    let missing = report.shortage.as_ref().unwrap().missing_bytes().unwrap();
+    assert!(missing > 15 << 30, "{missing}");
+    let text = aot::render(&report);
+    assert!(text.contains("compared by us") && text.contains("experts/wi"), "{text}");
+}
+
+#[test]
+fn a_step_on_a_mesh_compiles_for_gpus_of_two_hosts() {
+    let Some(plugin) = cuda() else { return };
+    let mesh = ["mesh.data=2", "mesh.expert=2", "mesh.shard_state=true"];
+    let options = options(&plugin, "a100:2x2", Duration::from_secs(300));
+    let report = aot::compile(&artifact(&mesh, "train_step"), "train_step", &options, None).unwrap();
+    assert!(report.fits);
+    assert_eq!((report.chips, report.replicas), (4, 4));
+    assert!(report.model.unwrap().time.interconnect_seconds > 0.0);
+}
+
+#[test]
 fn what_cannot_be_compiled_is_refused_before_the_compiler_starts() {
     let (code, _, stderr) = command(&["aot", "graphs/switch-base-8.json", "--topology", "v9:2x2"]);
     assert_eq!(code, Some(2));
     assert!(stderr.contains("there is no chip `v9`"), "{stderr}");
+    for (target, why) in [("h300:1", "GPUs are a100-40, a100"), ("h100:9", "a host has 8 cards at most")] {
+        let (code, _, stderr) = command(&["aot", "graphs/demo.json", "--target", target]);
+        assert_eq!(code, Some(2));
+        assert!(stderr.contains(why), "{stderr}");
+    }
     let arguments = ["aot", "graphs/demo.json", "--topology", "v5e:1x1", "--plugin", "Cargo.toml"];
     let (code, _, stderr) = command(&arguments);
     assert_eq!(code, Some(1));

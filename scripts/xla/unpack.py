@@ -1,6 +1,6 @@
 """Takes what is needed out of a wheel.
 
-    unpack.py xla|clang|libtpu|cpu-plugin WHEEL FOLDER     unpacks
+    unpack.py PART WHEEL FOLDER                 unpacks what wheels.txt calls so
     unpack.py manifest FOLDER...                prints "size path" of every file below
     unpack.py check MANIFEST                    compares sizes with such a list; exit code 1 if one differs
 
@@ -14,7 +14,7 @@ import sys
 import zipfile
 
 LIBRARIES = ("tensorflow/libtensorflow_cc.so.2", "tensorflow/libtensorflow_framework.so.2")
-LICENSES = re.compile(r"dist-info/.*LICENSE|THIRD_PARTY_NOTICES")
+LICENSES = re.compile(r"dist-info/.*(LICENSE|License\.txt)|THIRD_PARTY_NOTICES")
 HEADERS = "tensorflow/include/"
 # Header folders that keep their place, and those of other projects that move to the top.
 KEPT = ("Eigen/", "absl/", "google/", "ml_dtypes/", "tsl/", "unsupported/", "xla/")
@@ -59,7 +59,31 @@ def place_cpu_plugin(name):
     return "cpu-plugin/pjrt_c_api_cpu_plugin.so" if name.endswith("/pjrt_c_api_cpu_plugin.so") else None
 
 
-PLACES = {"xla": place_xla, "clang": place_clang, "libtpu": place_libtpu, "cpu-plugin": place_cpu_plugin}
+def place_cuda_plugin(name):
+    return "cuda/plugin/xla_cuda_plugin.so" if name.endswith("/xla_cuda_plugin.so") else None
+
+
+def place_cuda_nvcc(name):
+    if LICENSES.search(name):
+        return "cuda/bin/" + os.path.basename(name)
+    return "cuda/bin/" + os.path.basename(name) if name.endswith(("/bin/ptxas", "/bin/nvlink")) else None
+
+
+def place_cuda_nvvm(name):
+    if LICENSES.search(name):
+        return "cuda/nvvm/" + os.path.basename(name)
+    return "cuda/nvvm/libdevice/libdevice.10.bc" if name.endswith("/libdevice.10.bc") else None
+
+
+PLACES = {
+    "xla": place_xla,
+    "clang": place_clang,
+    "libtpu": place_libtpu,
+    "cpu-plugin": place_cpu_plugin,
+    "cuda-plugin": place_cuda_plugin,
+    "cuda-nvcc": place_cuda_nvcc,
+    "cuda-nvvm": place_cuda_nvvm,
+}
 
 
 def unpack(part, wheel, folder):
@@ -72,7 +96,7 @@ def unpack(part, wheel, folder):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with archive.open(info) as source, open(path, "wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)  # checks the CRC
-            os.chmod(path, 0o755 if ".so" in place else 0o644)
+            os.chmod(path, 0o755 if ".so" in place or "/bin/" in place else 0o644)
 
 
 def manifest(folders):

@@ -1,6 +1,7 @@
 //! The parent's side: starts the worker in a clean environment, waits, and turns its end into an outcome.
 
 use super::worker::{OUTCOME_FILE, Outcome, Task};
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -13,17 +14,6 @@ pub const SUBCOMMAND: &str = "aot-worker";
 const STDERR_FILE: &str = "stderr.txt";
 /// Lines of the compiler's last words that a message quotes.
 const QUOTED_LINES: usize = 3;
-
-/// What libtpu reads from the environment: ask no metadata server, keep no logs, do not lock devices that are not used.
-const TPU_ENVIRONMENT: [(&str, &str); 7] = [
-    ("TPU_SKIP_MDS_QUERY", "1"),
-    ("TPU_WORKER_HOSTNAMES", "localhost"),
-    ("TPU_ACCELERATOR_TYPE", "v5litepod-4"),
-    ("TPU_LOG_DIR", "disabled"),
-    ("TPU_STDERR_LOG_LEVEL", "3"),
-    ("TPU_MIN_LOG_LEVEL", "3"),
-    ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
-];
 
 /// The compiler did not get as far as an answer.
 #[derive(Debug, thiserror::Error)]
@@ -47,12 +37,17 @@ fn quoted(words: &str) -> String {
     if words.is_empty() { String::new() } else { format!(": {words}") }
 }
 
-/// Runs a task in a child: `program`, which knows [`SUBCOMMAND`].
+/// Runs a task in a child: `program`, which knows [`SUBCOMMAND`], with these variables in its environment.
 ///
 /// Errors: [`ChildError`] if the child dies or takes longer than `limit`, and then it is ended.
-pub fn run(program: &Path, task: &Task, limit: Duration) -> Result<Outcome, ChildError> {
+pub fn run(
+    program: &Path,
+    task: &Task,
+    variables: &[(&str, OsString)],
+    limit: Duration,
+) -> Result<Outcome, ChildError> {
     let stderr = task.out.join(STDERR_FILE);
-    let mut child = start(program, task, &stderr)?;
+    let mut child = start(program, task, variables, &stderr)?;
     let status = wait(&mut child, limit)?;
     let answer = task.out.join(OUTCOME_FILE);
     if !status.success() || !answer.is_file() {
@@ -62,7 +57,12 @@ pub fn run(program: &Path, task: &Task, limit: Duration) -> Result<Outcome, Chil
     serde_json::from_slice(&json).map_err(|e| ChildError::Answer { problem: e.to_string() })
 }
 
-fn start(program: &Path, task: &Task, stderr: &Path) -> Result<Child, ChildError> {
+fn start(
+    program: &Path,
+    task: &Task,
+    variables: &[(&str, OsString)],
+    stderr: &Path,
+) -> Result<Child, ChildError> {
     let log = File::create(stderr).map_err(io("create", stderr))?;
     let mut command = Command::new(program);
     command.arg(SUBCOMMAND).arg("--plugin").arg(&task.plugin).arg("--topology").arg(&task.topology);
@@ -70,7 +70,7 @@ fn start(program: &Path, task: &Task, stderr: &Path) -> Result<Child, ChildError
         command.arg("--option").arg(format!("{key}={value}"));
     }
     command.arg("--module").arg(&task.module).arg("--replicas").arg(task.replicas.to_string());
-    command.arg("--out").arg(&task.out).envs(TPU_ENVIRONMENT);
+    command.arg("--out").arg(&task.out).envs(variables.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     command.spawn().map_err(io("start", program))
 }

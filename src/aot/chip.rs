@@ -1,5 +1,7 @@
 //! Accelerators by the names of their topologies, with the peak figures that their makers publish.
 
+use super::card::{Card, GPUS};
+
 /// One chip. Rates are per second and chip; a chip may count as several devices.
 #[derive(Debug, PartialEq)]
 pub struct Chip {
@@ -9,16 +11,27 @@ pub struct Chip {
     pub devices: usize,
     /// Dense matrix products of bfloat16 with float32 sums.
     pub bf16_flops: f64,
-    /// What the compiler lets a program use of a device's memory.
+    /// What a program can use of a device's memory: of TPUs what their compiler lets it, of GPUs what their driver shows.
     pub memory_bytes: u64,
     /// Bytes to and from the high-bandwidth memory.
     pub memory_bytes_per_s: f64,
-    /// Links to neighbours: two for each dimension of the torus.
-    pub links: usize,
+    pub kind: Kind,
+}
+
+/// What chips of one maker have and others do not.
+#[derive(Debug, PartialEq)]
+pub enum Kind {
+    Tpu(Torus),
+    Gpu(Card),
+}
+
+/// A TPU among its neighbours.
+#[derive(Debug, PartialEq)]
+pub struct Torus {
+    /// Dimensions of a slice; a chip has two links along each.
+    pub dimensions: usize,
     /// Bytes that one link carries in one direction.
     pub link_bytes_per_s: f64,
-    /// Dimensions of a slice.
-    pub dimensions: usize,
     /// Cycles per second of the matrix units, by which the compiler's cycles become time.
     pub clock_hz: f64,
 }
@@ -32,10 +45,7 @@ pub const TPUS: [Chip; 5] = [
         bf16_flops: 275e12,
         memory_bytes: 33_000_000_000,
         memory_bytes_per_s: 1.2e12,
-        links: 6,
-        link_bytes_per_s: 50e9,
-        dimensions: 3,
-        clock_hz: 1.05e9,
+        kind: Kind::Tpu(Torus { dimensions: 3, link_bytes_per_s: 50e9, clock_hz: 1.05e9 }),
     },
     Chip {
         name: "v5e",
@@ -43,10 +53,7 @@ pub const TPUS: [Chip; 5] = [
         bf16_flops: 197e12,
         memory_bytes: 16_910_000_000,
         memory_bytes_per_s: 819e9,
-        links: 4,
-        link_bytes_per_s: 50e9,
-        dimensions: 2,
-        clock_hz: 1.5e9,
+        kind: Kind::Tpu(Torus { dimensions: 2, link_bytes_per_s: 50e9, clock_hz: 1.5e9 }),
     },
     Chip {
         name: "v5p",
@@ -54,10 +61,7 @@ pub const TPUS: [Chip; 5] = [
         bf16_flops: 459e12,
         memory_bytes: 102_790_000_000,
         memory_bytes_per_s: 2.765e12,
-        links: 6,
-        link_bytes_per_s: 100e9,
-        dimensions: 3,
-        clock_hz: 1.75e9,
+        kind: Kind::Tpu(Torus { dimensions: 3, link_bytes_per_s: 100e9, clock_hz: 1.75e9 }),
     },
     Chip {
         name: "v6e",
@@ -65,10 +69,7 @@ pub const TPUS: [Chip; 5] = [
         bf16_flops: 918e12,
         memory_bytes: 33_550_000_000,
         memory_bytes_per_s: 1.64e12,
-        links: 4,
-        link_bytes_per_s: 100e9,
-        dimensions: 2,
-        clock_hz: 1.75e9,
+        kind: Kind::Tpu(Torus { dimensions: 2, link_bytes_per_s: 100e9, clock_hz: 1.75e9 }),
     },
     Chip {
         name: "tpu7x",
@@ -76,10 +77,7 @@ pub const TPUS: [Chip; 5] = [
         bf16_flops: 2307e12,
         memory_bytes: 101_720_000_000,
         memory_bytes_per_s: 7.38e12,
-        links: 6,
-        link_bytes_per_s: 100e9,
-        dimensions: 3,
-        clock_hz: 2.2e9,
+        kind: Kind::Tpu(Torus { dimensions: 3, link_bytes_per_s: 100e9, clock_hz: 2.2e9 }),
     },
 ];
 
@@ -91,6 +89,11 @@ pub struct Peak {
 }
 
 impl Chip {
+    /// The chip of this name, TPU or GPU.
+    pub fn by_name(name: &str) -> Option<&'static Self> {
+        TPUS.iter().chain(&GPUS).find(|chip| chip.name == name)
+    }
+
     pub fn peak(&self) -> Peak {
         let share = self.devices as f64;
         Peak { bf16_flops: self.bf16_flops / share, memory_bytes_per_s: self.memory_bytes_per_s / share }

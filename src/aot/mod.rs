@@ -4,14 +4,18 @@
 //!
 //! | file | subject |
 //! | --- | --- |
-//! | `chip`, `topology` | accelerators with their public figures, slices of them by name |
+//! | `chip`, `card`, `topology` | accelerators with their public figures, what GPUs are to their compiler, sets of chips by name |
+//! | `environment` | where the compilers are, and their variables |
 //! | `child`, `worker` | the two sides of the child process |
 //! | `plan` | many ways to run a configuration, the best of them compiled |
-//! | `report`, `model`, `torus`, `render` | what is known and from where, our estimate of time and of collectives, tables |
+//! | `report`, `model`, `torus`, `network`, `render` | what is known and from where, our estimate of time and of collectives, tables |
 
+mod card;
 mod child;
 mod chip;
+mod environment;
 mod model;
+mod network;
 mod plan;
 mod render;
 mod report;
@@ -19,12 +23,16 @@ mod topology;
 mod torus;
 mod worker;
 
+pub use card::{Card, GPUS};
 pub use child::{ChildError, SUBCOMMAND};
-pub use chip::{Chip, Peak, TPUS};
+pub use chip::{Chip, Kind, Peak, TPUS, Torus};
+pub use environment::{MissingError, compiler, toolkit};
 pub use model::StepTime;
 pub use plan::{Axis, Candidate, Search, Verdict, combinations, plan};
 pub use render::render;
-pub use report::{AotReport, FromCompiler, FromGraph, FromModel, KernelRow, Padding, ReportError, Shortage};
+pub use report::{
+    AotReport, FromCompiler, FromGraph, FromModel, Judge, KernelRow, Padding, ReportError, Shortage,
+};
 pub use topology::{Topology, TopologyError};
 pub use worker::{Compiled, Outcome, Task, work};
 
@@ -50,6 +58,8 @@ pub enum AotError {
         #[source]
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Missing(#[from] MissingError),
     #[error(transparent)]
     Child(#[from] ChildError),
     #[error(transparent)]
@@ -80,6 +90,7 @@ pub fn compile(
     if replicas > devices {
         return Err(AotError::TooLarge { replicas, topology: topology.clone(), devices });
     }
+    let variables = environment::variables(topology.chip, &options.plugin)?;
     // A folder that cannot be written is told before the compiler has worked for it.
     out.map_or(Ok(()), |out| fs::create_dir_all(out).map_err(io("create", out)))?;
     let name = format!("{program}.{}", file_name(topology));
@@ -99,7 +110,7 @@ pub fn compile(
         compiler: None,
         model: None,
     };
-    match child::run(&options.program, &task, options.limit)? {
+    match child::run(&options.program, &task, &variables, options.limit)? {
         Outcome::Compiled(said) => {
             let optimized = read(&folder.path().join(worker::OPTIMIZED_FILE))?;
             let optimized = report::optimized_module(&optimized)?;
@@ -107,8 +118,10 @@ pub fn compile(
                 keep(folder.path(), &optimized, &name, out)?;
             }
             let (compiler, model) = report::from_compiler(topology, &report.graph, said, &optimized)?;
+            report.shortage = Shortage::compare(topology.chip, &compiler.said.memory);
+            report.fits = report.shortage.is_none();
+            report.model = report.fits.then_some(model);
             report.compiler = Some(compiler);
-            report.model = Some(model);
         }
         Outcome::OutOfMemory { message } => {
             report.fits = false;
@@ -135,14 +148,14 @@ fn task(options: &Options, replicas: usize, folder: &Path) -> Task {
     Task {
         plugin: options.plugin.clone(),
         topology: options.topology.to_string(),
-        options: options.topology.options().into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+        options: options.topology.options().into_iter().map(|(k, v)| (k.into(), v)).collect(),
         module: folder.join("module.hlo.pb"),
         replicas,
         out: folder.to_owned(),
     }
 }
 
-/// The topology as part of a file's name: `v5e-4x4`.
+/// The topology as part of a file's name: `v5e-4x4`, `h100-8`.
 fn file_name(topology: &Topology) -> String {
     topology.to_string().replace(':', "-")
 }

@@ -1,5 +1,7 @@
 //! Our own model of time: what neither the compiler nor the graph says.
 
+use super::chip::{Chip, Kind};
+use super::network;
 use super::topology::Topology;
 use super::torus;
 use crate::inspect::{CollectiveRow, Kernel};
@@ -9,7 +11,9 @@ use crate::inspect::{CollectiveRow, Kernel};
 pub struct StepTime {
     /// Matrix products at the peak rate.
     pub compute_seconds: f64,
-    /// Bytes to and from memory at the peak rate.
+    /// What all kernels read from and write to memory.
+    pub memory_bytes: u64,
+    /// The same at the peak rate.
     pub memory_seconds: f64,
     /// Collectives, one after the other, on links at their peak rate.
     pub interconnect_seconds: f64,
@@ -29,16 +33,14 @@ pub fn step_time(
     collectives: &[CollectiveRow],
 ) -> StepTime {
     let peak = topology.chip.peak();
-    let bytes: f64 = kernels.iter().map(|k| k.runs as f64 * k.memory_bytes as f64).sum();
-    let (compute, memory) = (dot_flops as f64 / peak.bf16_flops, bytes / peak.memory_bytes_per_s);
+    let moved = kernels.iter().map(|k| k.runs.saturating_mul(k.memory_bytes));
+    let memory_bytes = moved.fold(0, u64::saturating_add);
+    let (compute, memory) =
+        (dot_flops as f64 / peak.bf16_flops, memory_bytes as f64 / peak.memory_bytes_per_s);
     let (mut known, mut unknown) = (0.0, 0.0);
     for kernel in kernels {
-        let moving = kernel.memory_bytes as f64 / peak.memory_bytes_per_s;
-        let runs = kernel.runs as f64;
-        match kernel.cycles {
-            Some(cycles) => known += runs * moving.max(cycles as f64 / topology.chip.clock_hz),
-            None => unknown += runs * moving,
-        }
+        let seconds = kernel.runs as f64 * kernel_seconds(topology.chip, kernel);
+        *(if kernel.cycles.is_some() { &mut known } else { &mut unknown }) += seconds;
     }
     // An empty sum of floats is -0.
     let interconnect = collectives.iter().fold(0.0, |sum, row| sum + collective_seconds(topology, row));
@@ -46,6 +48,7 @@ pub fn step_time(
     let kernels = known + unknown;
     StepTime {
         compute_seconds: compute,
+        memory_bytes,
         memory_seconds: memory,
         interconnect_seconds: interconnect,
         roofline_seconds: roofline,
@@ -54,9 +57,23 @@ pub fn step_time(
     }
 }
 
+/// Seconds of one run of a kernel: its bytes at the peak of the memory, or its arithmetic if that takes longer, by the compiler's
+/// cycles or else by its matrix products at their peak.
+pub fn kernel_seconds(chip: &Chip, kernel: &Kernel) -> f64 {
+    let peak = chip.peak();
+    let computing = match (&chip.kind, kernel.cycles) {
+        (Kind::Tpu(torus), Some(cycles)) => cycles as f64 / torus.clock_hz,
+        _ => kernel.dot_flops as f64 / peak.bf16_flops,
+    };
+    computing.max(kernel.memory_bytes as f64 / peak.memory_bytes_per_s)
+}
+
 /// Seconds in the collectives of one row.
 pub fn collective_seconds(topology: &Topology, row: &CollectiveRow) -> f64 {
-    torus::seconds(topology, row)
+    match &topology.chip.kind {
+        Kind::Tpu(torus) => torus::seconds(topology, torus, row),
+        Kind::Gpu(card) => network::seconds(topology, card, row),
+    }
 }
 
 #[cfg(test)]
@@ -65,7 +82,7 @@ mod tests {
 
     fn kernel(runs: u64, cycles: Option<u64>, memory_bytes: u64) -> Kernel {
         let (name, opcode, op_name) = (String::new(), "fusion".into(), String::new());
-        Kernel { name, opcode, op_name, runs, cycles, memory_bytes }
+        Kernel { name, opcode, op_name, runs, cycles, dot_flops: 0, memory_bytes }
     }
 
     #[test]
@@ -79,6 +96,9 @@ mod tests {
         let mixed = time(&[kernel(1, Some(1500), 0), kernel(1, None, 3 * 819_000)]);
         near(mixed.step_seconds, 4e-6);
         near(mixed.covered_by_cycles, 0.25);
+        // Without cycles its matrix products count: 197 MFLOP are 1 us.
+        let dot = Kernel { dot_flops: 2 * 197_000_000, ..kernel(10, None, 819_000) };
+        near(time(&[dot]).step_seconds, 20e-6);
         // Never faster than the matrix units: 197 TFLOP/s.
         near(step_time(&topology, 197_000_000, &[], &[]).step_seconds, 1e-6);
     }

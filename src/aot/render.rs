@@ -1,6 +1,6 @@
 //! The report as tables for people: every figure with its source.
 
-use super::report::{AotReport, FromCompiler, FromModel, Shortage};
+use super::report::{AotReport, FromCompiler, FromModel, Judge, Shortage};
 use crate::inspect::{CollectiveRow, TensorRow, bytes_text, count_text};
 use comfy_table::{CellAlignment, Table, presets};
 
@@ -40,14 +40,18 @@ fn section(out: &mut String, title: &str, table: Table) {
 }
 
 fn misfit(shortage: &Shortage) -> String {
+    let judge = match shortage.judge {
+        Judge::Compiler => COMPILER,
+        Judge::Comparison => "what the compiler says, compared by us",
+    };
     match (shortage.needed_bytes, shortage.available_bytes, shortage.missing_bytes()) {
         (Some(needed), Some(available), Some(missing)) => format!(
-            "DOES NOT FIT: {} needed, {} there, {} missing (compiler)\n",
+            "DOES NOT FIT: {} needed, {} there, {} missing ({judge})\n",
             bytes_text(needed),
             bytes_text(available),
             bytes_text(missing)
         ),
-        _ => format!("DOES NOT FIT: {} (compiler)\n", shortage.message),
+        _ => format!("DOES NOT FIT: {} ({judge})\n", shortage.message),
     }
 }
 
@@ -79,12 +83,15 @@ impl Figures {
         let (said, memory) = (&compiler.said, &compiler.said.memory);
         let limit = said.memory_limit_bytes.map_or(String::new(), |n| format!(" of {}", bytes_text(n)));
         self.add("memory", format!("{}{limit}", bytes_text(memory.total())), COMPILER);
-        self.add("  state and inputs, padded", bytes_text(memory.argument_bytes), COMPILER);
+        let padded = if compiler.padding.is_some() { ", padded" } else { "" };
+        self.add(&format!("  state and inputs{padded}"), bytes_text(memory.argument_bytes), COMPILER);
         let outputs = memory.output_bytes.saturating_sub(memory.alias_bytes);
         self.add("  other outputs", bytes_text(outputs), COMPILER);
         self.add("  activations and temporaries", bytes_text(memory.temporary_bytes), COMPILER);
         self.add("  code", bytes_text(memory.code_bytes), COMPILER);
-        self.add("  lost to tiles", format!("{:.1} %", 100.0 * compiler.padding.waste()), COMPILER);
+        if let Some(padding) = compiler.padding {
+            self.add("  lost to tiles", format!("{:.1} %", 100.0 * padding.waste()), COMPILER);
+        }
         if let Some(flops) = said.flops {
             self.add("FLOPs, loop bodies once", count_text(flops.max(0.0) as u64), COMPILER);
         }
@@ -101,22 +108,32 @@ impl Figures {
     fn model(&mut self, model: &FromModel) {
         let time = &model.time;
         self.add("time of the matrix products", seconds_text(time.compute_seconds), MODEL);
+        self.add("bytes to and from memory", bytes_text(time.memory_bytes), MODEL);
         self.add("time of the memory", seconds_text(time.memory_seconds), MODEL);
         self.add("time of the collectives", seconds_text(time.interconnect_seconds), MODEL);
         self.add("step, at least", seconds_text(time.roofline_seconds), MODEL);
-        let covered = format!("model, {:.0} % compiler's cycles", 100.0 * time.covered_by_cycles);
-        self.add("step", seconds_text(time.step_seconds), &covered);
+        let source = match time.covered_by_cycles {
+            0.0 => MODEL.to_owned(),
+            covered => format!("{MODEL}, {:.0} % compiler's cycles", 100.0 * covered),
+        };
+        self.add("step", seconds_text(time.step_seconds), &source);
         self.add("tokens/s, all devices", count_text(model.tokens_per_second as u64), MODEL);
         self.add("share of the bf16 peak", format!("{:.1} %", 100.0 * model.share_of_peak), MODEL);
     }
 }
 
+/// Kernels with the compiler's cycles, or with their matrix products where it gives none.
 fn kernels(compiler: &FromCompiler) -> Table {
-    let mut table = plain(&["runs", "cycles", "bytes", "layer"]);
+    let counted = compiler.kernels_without_cycles < compiler.kernels;
+    let mut table = plain(&["runs", if counted { "cycles" } else { "FLOPs" }, "bytes", "layer"]);
     for row in &compiler.longest {
-        let cycles = row.cycles.map_or("unknown".into(), count_text);
+        let arithmetic = match row.cycles {
+            Some(cycles) => count_text(cycles),
+            None if counted => "unknown".into(),
+            None => count_text(row.dot_flops),
+        };
         let layer = if row.op_name.is_empty() { row.name.clone() } else { row.op_name.clone() };
-        table.add_row([row.runs.to_string(), cycles, bytes_text(row.memory_bytes), layer]);
+        table.add_row([row.runs.to_string(), arithmetic, bytes_text(row.memory_bytes), layer]);
     }
     left(table, 3)
 }

@@ -1,11 +1,13 @@
 //! What is known about a program on a topology, each figure in the part that says where it comes from.
 
+use super::chip::{Chip, Kind};
 use super::model::{self, StepTime};
 use super::topology::Topology;
 use super::worker::Compiled;
 use crate::artifact::{Manifest, ProgramSpec};
 use crate::hlo::{self, HloModuleProto, ShapeProto};
 use crate::inspect::{self, CollectiveRow, Flops, InspectError, Kernel, TensorRow};
+use crate::runtime::pjrt::CompiledMemory;
 use crate::step::Role;
 use prost::Message;
 use serde::Serialize;
@@ -25,15 +27,27 @@ pub struct AotReport {
     pub graph: FromGraph,
     /// `None` where the compiler gave up.
     pub compiler: Option<FromCompiler>,
+    /// `None` where the program does not fit.
     pub model: Option<FromModel>,
 }
 
-/// How much is missing, in bytes, by the compiler's message.
+/// How much is missing, in bytes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Shortage {
     pub needed_bytes: Option<u64>,
     pub available_bytes: Option<u64>,
+    pub judge: Judge,
     pub message: String,
+}
+
+/// Who says that a program does not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Judge {
+    /// The compiler's message, which has the amounts.
+    Compiler,
+    /// We, who compare what the compiler says it takes with what the chip has.
+    Comparison,
 }
 
 /// Counted in the module that was given to the compiler, loops times their trips, per device.
@@ -59,8 +73,8 @@ pub struct FromGraph {
 pub struct FromCompiler {
     #[serde(flatten)]
     pub said: Compiled,
-    /// State, inputs and outputs with and without the padding of their tiles.
-    pub padding: Padding,
+    /// State, inputs and outputs with and without the padding of their tiles; `None` where memory has no tiles.
+    pub padding: Option<Padding>,
     pub kernels: usize,
     /// Kernels for which it gives no cycles.
     pub kernels_without_cycles: usize,
@@ -89,6 +103,8 @@ pub struct KernelRow {
     pub op_name: String,
     pub runs: u64,
     pub cycles: Option<u64>,
+    /// Matrix products of one run.
+    pub dot_flops: u64,
     pub memory_bytes: u64,
 }
 
@@ -162,14 +178,15 @@ fn tokens_per_step(manifest: &Manifest) -> u64 {
 pub fn from_compiler(
     topology: &Topology,
     graph: &FromGraph,
-    said: Compiled,
+    mut said: Compiled,
     optimized: &HloModuleProto,
 ) -> Result<(FromCompiler, FromModel), ReportError> {
+    said.memory_limit_bytes.get_or_insert(topology.chip.memory_bytes);
     let kernels = inspect::kernels(optimized)?;
     let time = model::step_time(topology, graph.flops.dot, &kernels, &graph.collectives);
     let compiler = FromCompiler {
         said,
-        padding: padding(optimized),
+        padding: matches!(topology.chip.kind, Kind::Tpu(_)).then(|| padding(optimized)),
         kernels: kernels.len(),
         kernels_without_cycles: kernels.iter().filter(|k| k.cycles.is_none()).count(),
         longest: longest(topology, kernels),
@@ -184,17 +201,14 @@ pub fn from_compiler(
 }
 
 fn longest(topology: &Topology, mut kernels: Vec<Kernel>) -> Vec<KernelRow> {
-    let seconds = |k: &Kernel| {
-        let moving = k.memory_bytes as f64 / topology.chip.peak().memory_bytes_per_s;
-        let computing = k.cycles.map_or(0.0, |n| n as f64 / topology.chip.clock_hz);
-        k.runs as f64 * moving.max(computing)
-    };
+    let seconds = |k: &Kernel| k.runs as f64 * model::kernel_seconds(topology.chip, k);
     kernels.sort_by(|a, b| seconds(b).total_cmp(&seconds(a)));
     let row = |k: Kernel| KernelRow {
         name: k.name,
         op_name: k.op_name,
         runs: k.runs,
         cycles: k.cycles,
+        dot_flops: k.dot_flops,
         memory_bytes: k.memory_bytes,
     };
     kernels.into_iter().take(ROWS).map(row).collect()
@@ -229,7 +243,23 @@ impl Shortage {
     pub fn read(message: &str) -> Self {
         let amounts: Vec<u64> = message.split(['(', ')']).filter_map(amount).collect();
         let [needed_bytes, available_bytes] = [0, 1].map(|n| amounts.get(n).copied());
-        Self { needed_bytes, available_bytes, message: message.into() }
+        Self { needed_bytes, available_bytes, judge: Judge::Compiler, message: message.into() }
+    }
+
+    /// What a program lacks on a GPU, whose compiler does not look. That of TPUs has looked.
+    pub fn compare(chip: &Chip, memory: &CompiledMemory) -> Option<Self> {
+        let (needed, available) = (memory.total(), chip.memory_bytes);
+        if matches!(chip.kind, Kind::Tpu(_)) || needed <= available {
+            return None;
+        }
+        Some(Self {
+            needed_bytes: Some(needed),
+            available_bytes: Some(available),
+            judge: Judge::Comparison,
+            message: format!(
+                "arguments, other outputs and temporaries are {needed} bytes, {available} are there"
+            ),
+        })
     }
 
     /// What is missing.
@@ -260,6 +290,25 @@ mod tests {
         assert_eq!(shortage.available_bytes, Some((15 << 30) + (768 << 20)));
         assert_eq!(shortage.missing_bytes(), Some((32 << 30) + (256 << 20)));
         assert_eq!(Shortage::read("no numbers (here)").missing_bytes(), None);
+    }
+
+    #[test]
+    fn what_a_program_takes_is_compared_with_the_memory_of_a_gpu() {
+        let memory = CompiledMemory {
+            code_bytes: 0,
+            argument_bytes: 80_000_000_000,
+            output_bytes: 81_000_000_000,
+            alias_bytes: 79_000_000_000,
+            temporary_bytes: 3_000_000_000,
+        };
+        // 80 + (81 - 79) + 3 = 85 GB.
+        let shortage = |name| Shortage::compare(Chip::by_name(name).unwrap(), &memory);
+        let found = shortage("h100").unwrap();
+        assert_eq!(found.judge, Judge::Comparison);
+        assert_eq!(found.needed_bytes, Some(85_000_000_000));
+        assert_eq!(found.missing_bytes(), Some(60_000_000));
+        assert_eq!(shortage("h200"), None);
+        assert_eq!(shortage("v5e"), None, "its compiler compares");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The collectives of a program on the links of a torus.
 
+use super::chip::Torus;
 use super::topology::Topology;
 use crate::inspect::CollectiveRow;
 use std::collections::BTreeSet;
@@ -9,12 +10,12 @@ use std::collections::BTreeSet;
 /// Rings along each dimension that a group spans, both directions at once, move what [`CollectiveRow::ring_bytes`] counts; in
 /// a line the way back takes the other direction. An exchange of all with all loads each link of a ring with an eighth, and the
 /// middle of a line with a quarter, of what its devices hold; the busiest dimension takes longest.
-pub fn seconds(topology: &Topology, row: &CollectiveRow) -> f64 {
+pub fn seconds(topology: &Topology, torus: &Torus, row: &CollectiveRow) -> f64 {
     let devices = row.group_size.unwrap_or(topology.num_devices() as u64).max(1) as f64;
     if devices < 2.0 {
         return 0.0;
     }
-    let link = topology.chip.link_bytes_per_s;
+    let link = torus.link_bytes_per_s;
     let spans = spans(topology, row, devices);
     let rings = link * spans.iter().fold(0.0, |sum, span| sum + span.rings());
     let rest = (devices - 1.0) / devices;
@@ -69,6 +70,7 @@ fn spans(topology: &Topology, row: &CollectiveRow, devices: f64) -> Vec<Span> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::collective_seconds;
     use super::*;
 
     fn row(opcode: &str, group_size: u64, bytes: u64) -> CollectiveRow {
@@ -89,7 +91,7 @@ mod tests {
     fn collectives_take_the_time_of_their_links() {
         // v5e: 50 GB/s in each direction of each link; a ring uses both directions.
         let topology: Topology = "v5e:4x4".parse().unwrap();
-        let seconds = |opcode, n| seconds(&topology, &row(opcode, n, 1_000_000_000));
+        let seconds = |opcode, n| collective_seconds(&topology, &row(opcode, n, 1_000_000_000));
         assert_eq!(seconds("all-reduce", 4), 2.0 * 0.75 / 100.0);
         assert_eq!(seconds("reduce-scatter", 4), 0.75 / 100.0);
         assert_eq!(seconds("all-gather", 4), 0.75 / 100.0);
@@ -105,7 +107,7 @@ mod tests {
         let seconds = |opcode, group: Vec<u64>| {
             let row = CollectiveRow { group, ..row(opcode, 0, 1_000_000_000) };
             let row = CollectiveRow { group_size: Some(row.group.len() as u64), ..row };
-            seconds(&topology, &row) * 100.0
+            collective_seconds(&topology, &row) * 100.0
         };
         let near = |a: f64, b: f64| assert!((a - b).abs() < 1e-12, "{a} {b}");
         // All 128: three dimensions at once; the exchange crosses the longest ring of 8.

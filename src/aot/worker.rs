@@ -1,6 +1,8 @@
 //! The child process: one program, one topology, the plugin's compiler. It may die; the parent says what happened.
 
-use crate::runtime::pjrt::{self, Attribute, CallError, Code, CompiledMemory, CompiledProgram, Topology};
+use crate::runtime::pjrt::{
+    self, Attribute, CallError, Code, CompiledMemory, CompiledProgram, Plugin, Topology,
+};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -126,7 +128,7 @@ fn compile(task: &Task) -> Step<Outcome> {
     during("writing the optimized program", write(&task.out.join(OPTIMIZED_FILE), &optimized))?;
     let costs = costs(&program);
     Ok(Outcome::Compiled(Compiled {
-        compiler: during("asking for the version", topology.version())?,
+        compiler: version(plugin, &topology, &devices[0].1)?,
         device_kind: devices[0].1.clone(),
         num_devices: devices.len(),
         memory_limit_bytes: memory_limit(&topology),
@@ -137,6 +139,12 @@ fn compile(task: &Task) -> Step<Outcome> {
         compile_seconds,
         executable_bytes: executable.len() as u64,
     }))
+}
+
+/// The version of the compiler; a plugin that only repeats the name of the device has the version of its interface.
+fn version(plugin: &Plugin, topology: &Topology, device_kind: &str) -> Step<String> {
+    let version = during("asking for the version", topology.version())?;
+    Ok(if version == device_kind { format!("PJRT API {}", plugin.version()) } else { version })
 }
 
 /// The costs by name; none where the compiler has no count.

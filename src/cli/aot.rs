@@ -2,7 +2,6 @@
 
 use super::{Devices, Needs, common};
 use crate::aot::{self, Options, Topology};
-use crate::runtime::RuntimeChoice;
 use anyhow::Context;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,18 +12,19 @@ const DOES_NOT_FIT: u8 = 1;
 /// Where an artifact keeps what a compiler made of it.
 const FOLDER: &str = "aot";
 
-/// Compile for TPUs that are not here: does it fit, memory, FLOPs, estimated time
+/// Compile for TPUs or GPUs that are not here: does it fit, memory, FLOPs, estimated time
 #[derive(clap::Args)]
 #[command(
-    after_help = "Topologies: v4:2x2x1, v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1 and larger ones. The compiler is \
-                  libtpu (`scripts/setup.sh --with-libtpu`); it needs no TPU. No figure is measured on one.\n\n\
+    after_help = "TPUs: v4:2x2x1, v5e:4x4, v5p:2x2x2, v6e:4x4, tpu7x:2x2x1 and larger ones, by libtpu (`scripts/setup.sh \
+                  --with-libtpu`). GPUs: a100-40:1, a100:4, h100:8, h200:8, b200:2x8 (two hosts of eight) and the like, by XLA's \
+                  CUDA compiler (`scripts/setup.sh --with-cuda-compiler`). Neither needs the device. No figure is measured on one.\n\n\
                   Exit status: 0 when the program fits, 1 when it does not or cannot be compiled."
 )]
 pub struct Args {
     #[command(flatten)]
     source: common::SourceArgs,
-    /// Chips to compile for, such as v5e:4x4
-    #[arg(long, value_name = "KIND:AxB")]
+    /// Chips to compile for, such as v5e:4x4 or h100:8
+    #[arg(long, visible_alias = "target", value_name = "KIND:AxB")]
     topology: Topology,
     /// The program
     #[arg(long, default_value = "train_step", value_name = "NAME")]
@@ -42,7 +42,7 @@ pub struct Args {
 /// Who compiles, and for how long.
 #[derive(clap::Args)]
 pub struct CompilerArgs {
-    /// The plugin that compiles; libtpu where it is found by default
+    /// The plugin that compiles; by default libtpu or XLA's CUDA plugin, where it is found
     #[arg(long, value_name = "PATH")]
     plugin: Option<PathBuf>,
     /// Seconds that the compiler gets
@@ -54,10 +54,7 @@ impl CompilerArgs {
     pub fn options(self, topology: Topology) -> anyhow::Result<Options> {
         let plugin = match self.plugin {
             Some(path) => path,
-            None => RuntimeChoice::Tpu
-                .plugin()
-                .context("fetch libtpu with `scripts/setup.sh --with-libtpu`, or give --plugin")?
-                .unwrap_or_default(),
+            None => aot::compiler(topology.chip)?,
         };
         let program =
             std::env::current_exe().context("this program cannot be found, to be started as a child")?;

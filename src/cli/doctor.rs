@@ -1,6 +1,7 @@
 //! `switchyard doctor`: which runtimes and devices this machine has.
 
 use super::{Devices, Needs, Unavailable, common};
+use crate::aot::{self, Chip};
 use crate::runtime::{Backend, measure, native, plugins};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -49,6 +50,8 @@ struct Report {
     cpu_feature: bool,
     runtime: RuntimeReport,
     plugins: Vec<PluginReport>,
+    /// What `aot` and `plan` compile with.
+    compilers: Vec<CompilerReport>,
 }
 
 #[derive(Default, Serialize)]
@@ -83,6 +86,17 @@ struct PluginReport {
     found_by: String,
 }
 
+#[derive(Serialize)]
+struct CompilerReport {
+    /// The chips that it compiles for.
+    chips: Vec<&'static str>,
+    plugin: Option<PathBuf>,
+    /// Where the programs that it calls are.
+    toolkit: Option<PathBuf>,
+    /// Why it cannot be used.
+    problem: Option<String>,
+}
+
 impl Report {
     fn collect(args: &Args, devices: &Devices) -> Self {
         Self {
@@ -91,6 +105,7 @@ impl Report {
             cpu_feature: cfg!(feature = "cpu"),
             runtime: RuntimeReport::collect(args, devices),
             plugins: plugins::find().into_iter().map(PluginReport::of).collect(),
+            compilers: [&aot::TPUS[..], &aot::GPUS[..]].map(CompilerReport::of).into(),
         }
     }
 
@@ -104,6 +119,10 @@ impl Report {
             let size = plugin.size_bytes.map_or("missing".to_owned(), |n| format!("{} MB", n / 1_000_000));
             let (kind, path) = (plugin.kind, plugin.path.display());
             let _ = writeln!(out, "  {:<9} {path} ({size}, by {})", kind.to_string(), plugin.found_by);
+        }
+        let _ = writeln!(out, "compilers   ahead of time, for devices that need not be here");
+        for compiler in &self.compilers {
+            let _ = writeln!(out, "  {}", compiler.text());
         }
         out
     }
@@ -167,6 +186,33 @@ impl RuntimeReport {
         }
         if let Some(rate) = self.matmul_flops_per_second {
             let _ = writeln!(out, "  matmul    {:.3} TFLOP/s in bfloat16, measured", rate / 1e12);
+        }
+    }
+}
+
+impl CompilerReport {
+    fn of(chips: &'static [Chip]) -> Self {
+        let names = chips.iter().map(|chip| chip.name).collect();
+        let mut report = Self { chips: names, plugin: None, toolkit: None, problem: None };
+        let Some(chip) = chips.first() else { return report };
+        let found = aot::compiler(chip).and_then(|plugin| {
+            report.plugin = Some(plugin.clone());
+            aot::toolkit(chip, &plugin)
+        });
+        match found {
+            Ok(toolkit) => report.toolkit = toolkit,
+            Err(missing) => report.problem = Some(missing.to_string()),
+        }
+        report
+    }
+
+    fn text(&self) -> String {
+        let chips = self.chips.join(", ");
+        let paths: Vec<String> =
+            self.plugin.iter().chain(&self.toolkit).map(|path| path.display().to_string()).collect();
+        match &self.problem {
+            Some(problem) => format!("{chips}: {problem}"),
+            None => format!("{chips}: {}", paths.join(" with ")),
         }
     }
 }

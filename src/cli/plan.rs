@@ -12,7 +12,7 @@ pub const NEEDS: Needs = Needs::Nothing;
 const SHARD_STATE: &str = "mesh.shard_state";
 const NOTHING_FITS: u8 = 1;
 
-/// Rank ways to run a configuration on TPUs that are not here
+/// Rank ways to run a configuration on TPUs or GPUs that are not here
 #[derive(clap::Args)]
 #[command(
     after_help = "On several chips it tries every mesh that uses all of them and that the configuration allows, unless --mesh gives one. \
@@ -22,8 +22,8 @@ const NOTHING_FITS: u8 = 1;
 pub struct Args {
     #[command(flatten)]
     config: common::ConfigArgs,
-    /// Chips to plan for, such as v5e:4x4
-    #[arg(long, value_name = "KIND:AxB")]
+    /// Chips to plan for, such as v5e:4x4 or h100:8
+    #[arg(long, visible_alias = "target", value_name = "KIND:AxB")]
     topology: Topology,
     /// Values of a field to try, such as model.moe.capacity.train_factor=1.0,1.25 (may be given several times)
     #[arg(long = "vary", value_name = "KEY=A,B,..")]

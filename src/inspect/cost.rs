@@ -83,7 +83,7 @@ fn instruction_flops(graph: &Graph, c: usize, i: &HloInstructionProto) -> Flops 
 }
 
 /// Two per multiply-add: result elements times the sizes of the contracted dimensions.
-fn dot_flops(graph: &Graph, c: usize, i: &HloInstructionProto) -> u64 {
+pub fn dot_flops(graph: &Graph, c: usize, i: &HloInstructionProto) -> u64 {
     let lhs = graph.operand_shape(c, i, 0);
     let contracted = i.dot_dimension_numbers.as_deref().map(|d| d.lhs_contracting_dimensions.as_slice());
     let size = |&d: &i64| lhs.dimensions.get(usize::try_from(d).ok()?).and_then(|&n| u64::try_from(n).ok());

@@ -1,6 +1,7 @@
 //! The instructions of a compiled module that run by themselves: how often, how long, and what they move.
 
 use super::InspectError;
+use super::cost;
 use super::graph::{Graph, Use};
 use super::loops;
 use crate::hlo::{self, HloInstructionProto, HloModuleProto, ShapeProto};
@@ -16,6 +17,8 @@ pub struct Kernel {
     pub runs: u64,
     /// The compiler's own estimate of one run.
     pub cycles: Option<u64>,
+    /// Matrix products of one run: two per multiply-add.
+    pub dot_flops: u64,
     /// Bytes that one run reads from and writes to main memory, padding included.
     pub memory_bytes: u64,
 }
@@ -36,6 +39,7 @@ pub fn kernels(module: &HloModuleProto) -> Result<Vec<Kernel>, InspectError> {
                 op_name: i.op_name().into(),
                 runs: weight.in_memory,
                 cycles: estimated_cycles(i),
+                dot_flops: dot_flops(&graph, c, i),
                 memory_bytes: memory_bytes(&graph, c, i),
             });
         }
@@ -75,6 +79,16 @@ fn estimated_cycles(i: &HloInstructionProto) -> Option<u64> {
 fn find<'v>(value: &'v serde_json::Value, key: &str) -> Option<&'v serde_json::Value> {
     let fields = value.as_object()?;
     fields.get(key).or_else(|| fields.values().find_map(|inner| find(inner, key)))
+}
+
+/// The matrix products of an instruction, of those in a fusion, and of fusions in it.
+fn dot_flops(graph: &Graph, c: usize, i: &HloInstructionProto) -> u64 {
+    let fused = graph.calls(i).into_iter().filter(|(_, kind)| *kind == Use::Fused);
+    let inner = fused.filter_map(|(inner, _)| Some((inner, graph.module.computations.get(inner)?)));
+    let inner =
+        inner.flat_map(|(inner, computation)| computation.instructions.iter().map(move |i| (inner, i)));
+    let own = if i.opcode == "dot" { cost::dot_flops(graph, c, i) } else { 0 };
+    inner.fold(own, |n, (inner, i)| n.saturating_add(dot_flops(graph, inner, i)))
 }
 
 /// Operands read and results written in main memory. Of an array that is sliced inside a fusion, or updated in

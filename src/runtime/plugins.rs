@@ -46,21 +46,48 @@ impl PluginFile {
             () => PluginKind::Other,
         }
     }
+
+    fn origin(&self) -> Origin {
+        let runtime = super::native::runtime_folder();
+        match () {
+            () if VARIABLES.contains(&self.found_by.as_str()) => Origin::Variable,
+            () if Path::new(&self.found_by).starts_with(runtime) => Origin::Fetched,
+            () => Origin::Package,
+        }
+    }
 }
 
-/// The plugin of this kind to take: one that a variable names before one in a package, the first by path.
+/// The plugin of this kind to run on: one that a variable names, else the first in a package, which brings the libraries of its
+/// devices, else what set-up fetched.
 pub fn first(kind: PluginKind) -> Option<PathBuf> {
+    best(kind, [Origin::Variable, Origin::Package, Origin::Fetched])
+}
+
+/// The plugin of this kind to compile with, without devices: one that a variable names, else what set-up fetched.
+pub fn compiler(kind: PluginKind) -> Option<PathBuf> {
+    best(kind, [Origin::Variable, Origin::Fetched, Origin::Package])
+}
+
+fn best(kind: PluginKind, order: [Origin; 3]) -> Option<PathBuf> {
     let found: Vec<PluginFile> =
         find().into_iter().filter(|file| file.kind() == kind && file.path.is_file()).collect();
-    let named = found.iter().find(|file| VARIABLES.contains(&file.found_by.as_str()));
-    named.or(found.first()).map(|file| file.path.clone())
+    let of = |origin: &Origin| found.iter().find(|file| file.origin() == *origin);
+    order.iter().find_map(of).map(|file| file.path.clone())
+}
+
+/// Who put a plugin where it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Variable,
+    Package,
+    Fetched,
 }
 
 /// The variables whose value names plugins, alone or as `name:path,name:path`.
 const VARIABLES: [&str; 3] = ["PJRT_NAMES_AND_LIBRARY_PATHS", "XLA_PJRT_PLUGIN", "TPU_LIBRARY_PATH"];
 
 /// The folders of the runtime that set-up fetches plugins into.
-const FETCHED: [&str; 3] = ["lib", "tpu", "cpu-plugin"];
+const FETCHED: [&str; 4] = ["lib", "tpu", "cpu-plugin", "cuda/plugin"];
 
 /// All plugins that can be found without running anything, in order of path.
 pub fn find() -> Vec<PluginFile> {
@@ -148,6 +175,7 @@ mod tests {
         assert_eq!(kind("/a/libtpu/libtpu.so"), PluginKind::Tpu);
         assert_eq!(kind("/a/jax_plugins/xla_cuda13/xla_cuda_plugin.so"), PluginKind::Cuda);
         assert_eq!(kind("/a/xla_cuda13/pjrt_c_api_gpu_plugin.so"), PluginKind::Cuda);
+        assert_eq!(kind("/a/cuda/plugin/xla_cuda_plugin.so"), PluginKind::Cuda);
         assert_eq!(kind("/a/cpu-plugin/pjrt_c_api_cpu_plugin.so"), PluginKind::Cpu);
         assert_eq!(kind("/cuda/x/pjrt_plugin_metal_14.dylib"), PluginKind::Other);
     }
