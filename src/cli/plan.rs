@@ -148,7 +148,7 @@ fn legend(found: &[Candidate]) -> String {
 fn verdict(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Fits => "fits".into(),
-        Verdict::TooLarge => "does not fit (compiler)".into(),
+        Verdict::TooLarge => "compiled, does not fit".into(),
         Verdict::StateTooLarge => "state does not fit (graph)".into(),
         Verdict::NotCompiled => "not compiled".into(),
         Verdict::Refused(why) => format!("refused: {why}"),
