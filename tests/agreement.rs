@@ -4,12 +4,15 @@
 //! XLA's compiler takes most of the time here, so it sees one form of each pair.
 #![cfg(feature = "cpu")]
 
+mod settings;
+
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::sync::Once;
 use switchyard::artifact;
 use switchyard::config::RunConfig;
 use switchyard::eval::evaluate;
+use switchyard::inspect;
 use switchyard::ir::Literal;
 use switchyard::runtime::cpu;
 use switchyard::step;
@@ -43,15 +46,7 @@ fn session(artifact: artifact::Artifact) -> Session {
 }
 
 fn config(changes: &[(&str, serde_json::Value)]) -> RunConfig {
-    let mut json: serde_json::Value = serde_json::from_str(BASE).unwrap();
-    for (path, value) in changes {
-        let mut place = &mut json;
-        for key in path.split('.') {
-            place = &mut place[key];
-        }
-        *place = value.clone();
-    }
-    RunConfig::from_json(&json.to_string()).unwrap()
+    settings::config(BASE, changes)
 }
 
 fn tokens(rows: usize, length: usize, seed: u64) -> Literal {
@@ -266,6 +261,41 @@ fn microbatches_add_up_to_the_batch() {
             parts.metrics.insert(name.clone(), whole.metrics[name].clone());
         }
         assert_agree(&format!("{accumulation} microbatches"), &state, &whole, &parts, ROUNDING);
+    }
+}
+
+#[test]
+fn stacks_may_have_sparse_blocks_in_different_places_or_one_of_them_none() {
+    let cases = [
+        // Blocks 1 and 3 of the encoder, block 2 of the decoder, 3 being an incomplete run.
+        (vec![("model.moe.decoder_every", 3.into())], ["encoder/block_1", "decoder/block_2"], [2, 1]),
+        (vec![("model.moe.decoder_every", 0.into())], ["encoder/block_1", ""], [2, 0]),
+        (
+            vec![("model.moe.every", 0.into()), ("model.moe.decoder_every", 1.into())],
+            ["", "decoder/block_0"],
+            [0, 4],
+        ),
+    ];
+    for (changes, scopes, layers) in cases {
+        let with = |form: &str| {
+            let more = [("model.moe.dispatch", form.into()), ("batch.accumulation", 2.into())];
+            [&changes[..], &more].concat()
+        };
+        let state = first_state(&changes);
+        let (einsum, gather) = (step(&with("einsum"), &state), step(&with("gather"), &state));
+        assert_agree(&format!("{changes:?}"), &state, &einsum, &gather, ROUNDING);
+        let sparse: usize = layers.iter().sum();
+        assert_eq!(einsum.metrics["layers/dropped"].len(), sparse);
+        assert_eq!(einsum.metrics["layers/expert_load"].len(), sparse * 4);
+
+        let artifact = artifact::compile_programs(&config(&changes), &["train_step"]).unwrap();
+        let found = artifact.manifest.moe_layers.iter().map(|layer| (layer.scope.clone(), layer.layers));
+        let expected = scopes.iter().zip(layers).filter(|(_, layers)| *layers > 0);
+        let expected = expected.map(|(scope, layers)| (format!("{scope}/moe"), layers));
+        assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+        let (_, module) = artifact.program("train_step").unwrap();
+        let checks = inspect::check_moe(module, &artifact.manifest.expected_shapes("train_step"));
+        assert!(checks.iter().all(|check| check.ok), "{checks:?}");
     }
 }
 

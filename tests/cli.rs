@@ -114,13 +114,13 @@ fn configurations_are_refused_in_one_line_that_names_the_field() {
     let refusal = |setting| workspace.fail(&["compile", "spans.json", "-o", "artifact", "--set", setting]);
     assert_eq!(
         refusal("model.moe.num_expert=4"),
-        "model.moe.num_expert: unknown field, did you mean num_experts?; allowed here: num_experts, every, offset, sublayers, router, \
-         decoder_router, capacity, group, dispatch, expert_dropout, load_balancing_coef, z_loss_coef, aggregation, d_ff, \
+        "model.moe.num_expert: unknown field, did you mean num_experts?; allowed here: num_experts, every, offset, decoder_every, \
+         decoder_offset, sublayers, router, decoder_router, capacity, group, dispatch, expert_dropout, load_balancing_coef, z_loss_coef, aggregation, d_ff, \
          shared_experts"
     );
     assert_eq!(
         refusal("model.moe.every=0"),
-        "model.moe.every: found 0, expected a whole number from 1 to 4096; for example 2"
+        "model.moe.every: found 0, expected a number above 0: a model with experts has a sparse block; for example 2"
     );
     assert_eq!(refusal("seed"), "override `seed`: expected key=value, for example seed=1");
     assert_eq!(

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use switchyard::config::{
     Architecture, Capacity, ConfigError, Exploration, Group, ModelConfig, MoeConfig, Objective,
-    OptimizerConfig, Placement, Priority, Rounding, Router, RunConfig, Schedule, Second,
+    OptimizerConfig, Placement, Priority, Rounding, Router, RunConfig, Schedule, Second, Side,
 };
 
 fn graphs() -> PathBuf {
@@ -121,6 +121,9 @@ fn counts_by_formula_are_those_of_the_declared_parameters() {
             "model.moe.sublayers=both",
         ],
         vec!["model.moe.sublayers=attention", "model.moe.every=3", "model.num_dense_layers=1"],
+        vec!["model.num_decoder_layers=7", "model.moe.decoder_every=3", "model.moe.decoder_offset=0"],
+        vec!["model.moe.decoder_every=0"],
+        vec!["model.moe.every=0", "model.moe.decoder_every=1"],
         [&causal[..], &latent].concat(),
         [&causal[..], &latent[..2], &["model.tie_embeddings=false"]].concat(),
     ];
@@ -152,6 +155,25 @@ fn a_token_of_a_switch_model_meets_as_many_values_as_in_the_dense_one_and_the_ro
     assert_eq!(sparse.sparse_layers(), 12);
     assert_eq!(sparse.active_parameter_count() - dense.parameter_count(), 12 * 768 * 128);
     assert_eq!(dense.active_parameter_count(), dense.parameter_count());
+}
+
+#[test]
+fn stacks_with_different_sparse_blocks_count_each_its_own() {
+    let counts = |settings: &[&str]| {
+        let model = with(settings).unwrap().model;
+        (model.sparse_layers(), model.parameter_count(), model.forward_flops(10, 3))
+    };
+    let (_, dense, flops) = counts(&["model.moe.num_experts=0"]);
+    // A sparse layer has 7 more experts of 2 * 128 * 512 values and a router of 128 * 8, which each token meets.
+    let expected = |encoder: u64, decoder: u64| {
+        let layers = encoder + decoder;
+        let more = layers * (7 * 2 * 128 * 512 + 128 * 8);
+        (layers as usize, dense + more, flops + 2 * 128 * 8 * (10 * encoder + 3 * decoder))
+    };
+    assert_eq!(counts(&[]), expected(2, 2));
+    assert_eq!(counts(&["model.moe.decoder_every=4"]), expected(2, 1));
+    assert_eq!(counts(&["model.moe.decoder_every=0"]), expected(2, 0));
+    assert_eq!(counts(&["model.moe.every=0", "model.moe.decoder_every=1"]), expected(0, 4));
 }
 
 #[test]
@@ -301,7 +323,8 @@ fn routers_and_capacities_read_as_written() {
     let settings = ["model.moe.capacity.train=3", "model.moe.capacity.kind=absolute"];
     assert_eq!(capacity(&settings), Capacity::Absolute { train: 3, eval: 64, multiple: 1 });
     assert_eq!(capacity(&["model.moe.capacity.kind=dropless"]), Capacity::Dropless {});
-    // Experts that choose need a decoder of its own kind.
+    // Experts that choose need a decoder of its own kind, or a dense one.
+    assert!(with(&["model.moe.router.kind=expert_choice", "model.moe.decoder_every=0"]).is_ok());
     let settings = ["model.moe.router.kind=expert_choice", "model.moe.decoder_router.kind=top_k"];
     assert_eq!(with(&settings).unwrap().model.moe.decoder_router, Some(Router::KINDS[1]));
 }
@@ -433,7 +456,7 @@ fn settings_that_cannot_be_read_are_refused() {
 
 #[test]
 fn impossible_values_are_refused_with_path_value_range_and_example() {
-    let cases: [(&[&str], &str); 44] = [
+    let cases: [(&[&str], &str); 48] = [
         (
             &["model.d_model=0"],
             "model.d_model: found 0, expected a whole number from 1 to 16777216; for example 512",
@@ -450,6 +473,28 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
         (
             &["model.moe.offset=2"],
             "model.moe.offset: found 2, expected a whole number from 0 to 1; for example 1",
+        ),
+        (
+            &["model.moe.decoder_every=5", "model.moe.decoder_offset=5"],
+            "model.moe.decoder_offset: found 5, expected a whole number from 0 to 4; for example 4",
+        ),
+        (
+            &["model.moe.every=0"],
+            "model.moe.every: found 0, expected a number above 0: a model with experts has a sparse block; for example 2",
+        ),
+        (
+            &["model.moe.every=5", "model.moe.decoder_every=0"],
+            "model.num_encoder_layers: found 4, expected a stack of at least 5 blocks, the first with its sparse block; \
+             for example 5",
+        ),
+        (
+            &[
+                "model.architecture=decoder_only",
+                "model.num_encoder_layers=0",
+                "data.objective.kind=causal",
+                "model.moe.decoder_every=2",
+            ],
+            "model.moe.decoder_every: found 2, expected null in a decoder_only model, which has model.moe.every; for example null",
         ),
         (
             &["model.dropout=1"],
@@ -718,8 +763,8 @@ fn pointers() -> Vec<String> {
 fn usable(config: &RunConfig) {
     assert_eq!(RunConfig::from_json(&config.to_json()).unwrap(), *config);
     for (groups, rows) in [
-        (config.input_groups(), config.batch.input_length),
-        (config.target_groups(), config.batch.target_length),
+        (config.groups(Side::Encoder), config.batch.input_length),
+        (config.groups(Side::Decoder), config.batch.target_length),
     ] {
         assert_eq!(
             groups.num_groups * groups.tokens_per_group,

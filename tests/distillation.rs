@@ -1,6 +1,7 @@
 //! Small models from large ones and sparse models from dense ones: the step, the commands, what is taken over.
 #![cfg(feature = "cpu")]
 
+mod settings;
 mod workspace;
 
 use std::collections::BTreeMap;
@@ -16,15 +17,7 @@ use switchyard::train::{Named, Session};
 use workspace::{SPANS, Workspace, trained};
 
 fn config(changes: &[(&str, serde_json::Value)]) -> RunConfig {
-    let mut json: serde_json::Value = serde_json::from_str(SPANS).unwrap();
-    for (path, value) in changes {
-        let mut place = &mut json;
-        for key in path.split('.') {
-            place = &mut place[key];
-        }
-        *place = value.clone();
-    }
-    RunConfig::from_json(&json.to_string()).unwrap()
+    settings::config(SPANS, changes)
 }
 
 fn session(config: &RunConfig, programs: &[&str]) -> Session {

@@ -2,6 +2,8 @@
 //! on 2, 4 and 8 virtual CPU devices.
 #![cfg(feature = "cpu")]
 
+mod settings;
+
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Once;
@@ -35,15 +37,7 @@ const ROUNDING: f64 = 1e-5;
 type Changes<'a> = &'a [(&'a str, Value)];
 
 fn config(changes: Changes) -> RunConfig {
-    let mut json: Value = serde_json::from_str(BASE).unwrap();
-    for (path, value) in changes {
-        let mut place = &mut json;
-        for key in path.split('.') {
-            place = &mut place[key];
-        }
-        *place = value.clone();
-    }
-    RunConfig::from_json(&json.to_string()).unwrap()
+    settings::config(BASE, changes)
 }
 
 /// A session on the devices of the mesh, compiling fast instead of well.

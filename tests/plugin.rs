@@ -3,6 +3,9 @@
 //! The plugin comes from `scripts/setup.sh --with-cpu-plugin`. Without it these tests say so and pass, unless
 //! `SWITCHYARD_REQUIRE_PLUGINS` is set.
 
+mod modules;
+
+use modules::{ADD, STEP, error, values};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -60,30 +63,6 @@ fn compile(text: &str) -> Result<Box<dyn Executable>, RuntimeError> {
 fn upload(shape: &[usize], data: &[f32]) -> DeviceBuffer {
     backend().unwrap().upload(&Literal::new(shape, data).unwrap(), 0).unwrap()
 }
-
-fn values(buffer: &DeviceBuffer) -> Vec<f32> {
-    buffer.download().unwrap().to_vec().unwrap()
-}
-
-fn error<T>(result: Result<T, RuntimeError>) -> String {
-    result.err().expect("an error was expected").to_string()
-}
-
-const ADD: &str = "HloModule add
-ENTRY main {
-  x = f32[3] parameter(0)
-  y = f32[3] parameter(1)
-  ROOT sum = f32[3] add(x, y)
-}";
-
-const STEP: &str = "HloModule step, input_output_alias={ {0}: (0, {}, may-alias) }
-ENTRY main {
-  state = f32[4] parameter(0)
-  by = f32[] parameter(1)
-  wide = f32[4] broadcast(by), dimensions={}
-  next = f32[4] add(state, wide)
-  ROOT r = (f32[4], f32[]) tuple(next, by)
-}";
 
 #[test]
 fn platform_version_and_devices_are_told() {

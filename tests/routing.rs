@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use switchyard::artifact::{self, Artifact};
 use switchyard::build::{BuildError, Builder};
-use switchyard::config::{Group, Mesh, ModelConfig, MoeConfig, Router, RunConfig};
+use switchyard::config::{Group, Mesh, ModelConfig, MoeConfig, Router, RunConfig, Side};
 use switchyard::eval::evaluate;
 use switchyard::inspect;
 use switchyard::ir::{Combiner, DType, Literal, Reducer, ScatterDims, TensorType, Value as Node};
@@ -177,10 +177,11 @@ fn devices_and_groups_are_as_many_as_published() {
 fn sparse_layers_lie_where_published() {
     let places = |every: usize, num_dense_layers: usize, layers: usize| {
         let moe = MoeConfig { num_experts: 2, every, ..MoeConfig::default() };
-        let model = ModelConfig { moe, num_dense_layers, ..ModelConfig::default() };
-        let places = model.places(layers);
+        let model =
+            ModelConfig { moe, num_dense_layers, num_decoder_layers: layers, ..ModelConfig::default() };
+        let places = model.places(Side::Decoder);
         let sparse: Vec<usize> = (0..layers).filter(|&layer| places[layer].sparse).collect();
-        (sparse, model.segments(layers)[0].repeats)
+        (sparse, model.segments(Side::Decoder)[0].repeats)
     };
     // Twelve layers: three mixed with the others, one at the top, all; 24 layers of which three are sparse are three runs.
     assert_eq!(places(4, 0, 12).0, [3, 7, 11]);

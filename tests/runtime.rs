@@ -1,6 +1,9 @@
 //! The CPU backend, with modules written by hand.
 #![cfg(feature = "cpu")]
 
+mod modules;
+
+use modules::{ADD, STEP, error, values};
 use switchyard::ir::{DType, Literal, TensorType};
 use switchyard::runtime::cpu::{self, CpuBackend};
 use switchyard::runtime::{Argument, Backend, CompileOptions, DeviceBuffer, Executable, RuntimeError};
@@ -22,21 +25,6 @@ fn program(text: &str) -> Box<dyn Executable> {
 fn upload(shape: &[usize], data: &[f32]) -> DeviceBuffer {
     backend().upload(&Literal::new(shape, data).unwrap(), 0).unwrap()
 }
-
-fn values(buffer: &DeviceBuffer) -> Vec<f32> {
-    buffer.download().unwrap().to_vec().unwrap()
-}
-
-fn error<T>(result: Result<T, RuntimeError>) -> String {
-    result.err().expect("an error was expected").to_string()
-}
-
-const ADD: &str = "HloModule add
-ENTRY main {
-  x = f32[3] parameter(0)
-  y = f32[3] parameter(1)
-  ROOT sum = f32[3] add(x, y)
-}";
 
 #[test]
 fn a_sum_is_computed() {
@@ -62,15 +50,6 @@ fn a_root_tuple_comes_apart() {
     assert_eq!(values(&results[0]), [1., 3., 2., 4.]);
     assert_eq!(results[1].download().unwrap().to_vec::<i32>(), Some(vec![7]));
 }
-
-const STEP: &str = "HloModule step, input_output_alias={ {0}: (0, {}, may-alias) }
-ENTRY main {
-  state = f32[4] parameter(0)
-  by = f32[] parameter(1)
-  wide = f32[4] broadcast(by), dimensions={}
-  next = f32[4] add(state, wide)
-  ROOT r = (f32[4], f32[]) tuple(next, by)
-}";
 
 #[test]
 fn donated_state_passes_through_steps() {

@@ -1,10 +1,9 @@
 //! The manifest: everything about an artifact that is not HLO.
 
-use crate::config::{Capacity, Dispatch, ModelConfig, Router, RunConfig};
+use crate::config::{Capacity, Dispatch, ModelConfig, Router, RunConfig, Side};
 use crate::inspect::ExpectedShape;
 use crate::ir::{DType, TensorType};
 use crate::layers::{self, Phase};
-use crate::model::Side;
 use crate::moe::{EXCHANGED_INPUTS, EXCHANGED_OUTPUTS, MoeShape};
 use crate::shard::{Mesh, Partition, Placement};
 use crate::step::{DISTILL_STEP, Port, Role, TEACHER_SCOPE, decoding};
@@ -163,7 +162,7 @@ fn layers_of(
     sides: &[(Side, usize)],
 ) -> Vec<MoeLayer> {
     let sparse = |&(side, length): &(Side, usize)| {
-        let segments = side.segments(model).into_iter().filter_map(|s| Some((s, s.sparse?)));
+        let segments = model.segments(side).into_iter().filter_map(|s| Some((s, s.sparse?)));
         segments.flat_map(move |(segment, block)| {
             let scopes = model.moe.sublayers.scopes().iter();
             scopes.map(move |sublayer| {

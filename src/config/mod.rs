@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `run` | [`RunConfig`], its reading, printing and digest |
 //! | `model`, `attention` | the network / its attention and positions |
-//! | `moe`, `segments` | its sparse layers / which blocks a stack has |
+//! | `side`, `moe`, `segments` | its two stacks / their sparse layers / which blocks a stack has |
 //! | `router`, `capacity` | how tokens choose experts / how many an expert takes, and from which group |
 //! | `mesh` | [`Mesh`]: devices in a grid with named axes |
 //! | `training`, `data`, `distillation` | batch, loss, optimizer, schedule / objective and tokenizer / the teacher |
@@ -30,6 +30,7 @@ mod router;
 mod run;
 mod schema;
 mod segments;
+mod side;
 mod sizes;
 mod training;
 mod validate;
@@ -48,8 +49,9 @@ pub use mesh::Mesh;
 pub use model::{
     Architecture, AttentionWidths, ComputeDtype, DecoderInputs, FeedForward, ModelConfig, Padding, Remat,
 };
-pub use moe::{Aggregation, Dispatch, MoeConfig, Sublayers};
+pub use moe::{Aggregation, Dispatch, MoeConfig, Spacing, Sublayers};
 pub use router::{Exploration, Placement, Priority, Router, Second};
 pub use run::RunConfig;
 pub use segments::{Place, Segment};
+pub use side::Side;
 pub use training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};

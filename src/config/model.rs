@@ -168,14 +168,6 @@ impl Default for ModelConfig {
 }
 
 impl ModelConfig {
-    /// Blocks of the encoder and of the decoder.
-    pub fn stacks(&self) -> [usize; 2] {
-        match self.architecture {
-            Architecture::EncoderDecoder => [self.num_encoder_layers, self.num_decoder_layers],
-            Architecture::DecoderOnly => [0, self.num_decoder_layers],
-        }
-    }
-
     /// Hidden width of one expert: `moe.d_ff`, or `d_ff` where that is not given.
     pub fn expert_d_ff(&self) -> usize {
         self.moe.d_ff.unwrap_or(self.d_ff)

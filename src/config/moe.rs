@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capacity::{Capacity, Group, Groups};
 use super::router::Router;
+use super::side::Side;
 
 /// The sparse layers of both stacks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -11,10 +12,14 @@ use super::router::Router;
 pub struct MoeConfig {
     /// Experts per sparse layer; 0 makes every block dense.
     pub num_experts: usize,
-    /// One block in this many is sparse.
+    /// One block in this many is sparse; 0 makes all dense.
     pub every: usize,
     /// Position of the sparse block in each run of `every`; the last one by default.
     pub offset: Option<usize>,
+    /// As `every`, in the decoder of an encoder-decoder; `every` by default.
+    pub decoder_every: Option<usize>,
+    /// As `offset`, in the decoder of an encoder-decoder; `offset` by default, the last one of its own runs if it has such.
+    pub decoder_offset: Option<usize>,
     /// Which sublayers of a sparse block have experts.
     pub sublayers: Sublayers,
     /// How tokens choose experts.
@@ -47,6 +52,8 @@ impl Default for MoeConfig {
             num_experts: 0,
             every: 2,
             offset: None,
+            decoder_every: None,
+            decoder_offset: None,
             sublayers: Sublayers::FeedForward,
             router: Router::default(),
             decoder_router: None,
@@ -61,6 +68,13 @@ impl Default for MoeConfig {
             shared_experts: 0,
         }
     }
+}
+
+/// Which blocks are sparse: of each run of `every` blocks that at `offset`; none where `every` is 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spacing {
+    pub every: usize,
+    pub offset: usize,
 }
 
 /// Which sublayers of a sparse block have experts, each with a router of its own.
@@ -104,8 +118,10 @@ pub enum Aggregation {
     Sum,
     /// Their mean over all layers (flaxformer).
     Mean,
-    /// Of each stack, as if its layers were one layer with the tokens of all; the stacks are added (Hugging Face).
+    /// Of each stack, as if its layers were one layer with the tokens of all; the stacks are added (Mixtral in Hugging Face).
     Pooled,
+    /// The same, but a stack whose every block is sparse has none (Switch Transformers in Hugging Face).
+    PooledMixed,
 }
 
 /// How tokens move to expert slots.
@@ -119,14 +135,14 @@ pub enum Dispatch {
 }
 
 impl MoeConfig {
-    /// Position of the sparse block in each run of `every`.
-    pub fn sparse_offset(&self) -> usize {
-        self.offset.unwrap_or(self.every.saturating_sub(1))
-    }
-
-    /// The router of decoder blocks.
-    pub fn router_of_decoder(&self) -> &Router {
-        self.decoder_router.as_ref().unwrap_or(&self.router)
+    /// Which blocks of a stack are sparse.
+    pub fn spacing(&self, side: Side) -> Spacing {
+        let (every, offset) = match (side, self.decoder_every) {
+            (Side::Encoder, _) => (self.every, self.offset),
+            (Side::Decoder, Some(every)) => (every, self.decoder_offset),
+            (Side::Decoder, None) => (self.every, self.decoder_offset.or(self.offset)),
+        };
+        Spacing { every, offset: offset.unwrap_or(every.saturating_sub(1)) }
     }
 
     /// Slots per expert and group; see [`Capacity::slots`].

@@ -3,6 +3,7 @@
 use super::attention::{Attention, Positions};
 use super::model::{Architecture, ModelConfig};
 use super::router::Router;
+use super::side::Side;
 
 impl ModelConfig {
     /// Number of trained values: embeddings, attention, position biases, norms, feed-forward networks, routers, experts.
@@ -12,10 +13,9 @@ impl ModelConfig {
     pub fn parameter_count(&self) -> u64 {
         let stacks = match self.architecture {
             Architecture::EncoderDecoder => {
-                let encoder = self.stack(self.num_encoder_layers, 1);
-                encoder.saturating_add(self.stack(self.num_decoder_layers, 2))
+                self.stack(Side::Encoder, 1).saturating_add(self.stack(Side::Decoder, 2))
             }
-            Architecture::DecoderOnly => self.stack(self.num_decoder_layers, 1),
+            Architecture::DecoderOnly => self.stack(Side::Decoder, 1),
         };
         let tables = if self.tie_embeddings { 1 } else { 2 };
         let embeddings = product(&[tables, self.vocab_size, self.d_model]);
@@ -24,12 +24,12 @@ impl ModelConfig {
 
     /// Values that one token meets: each sparse layer counts as many experts as a token chooses (one, where experts choose).
     pub fn active_parameter_count(&self) -> u64 {
-        let [encoder, decoder] = self.stacks().map(|layers| self.sparse_in(layers));
-        let idle = |router: &Router| self.moe.num_experts.saturating_sub(chosen(router));
-        let unmet = [(encoder, &self.moe.router), (decoder, self.moe.router_of_decoder())];
         let size =
             [self.feed_forward_expert(), self.attention_expert()].into_iter().fold(0, u128::saturating_add);
-        let experts = unmet.map(|(layers, router)| product(&[layers, idle(router)]).saturating_mul(size));
+        let experts = Side::BOTH.map(|side| {
+            let idle = self.moe.num_experts.saturating_sub(chosen(side.router(self)));
+            product(&[self.sparse_blocks(side), idle]).saturating_mul(size)
+        });
         self.parameter_count().saturating_sub(clamp(experts[0].saturating_add(experts[1])))
     }
 
@@ -71,8 +71,8 @@ impl ModelConfig {
     }
 
     /// Blocks with `attentions` attention layers each, the stack's position biases and its final norm.
-    fn stack(&self, layers: usize, attentions: usize) -> u128 {
-        let sparse = self.sparse_in(layers);
+    fn stack(&self, side: Side, attentions: usize) -> u128 {
+        let (layers, sparse) = (side.layers(self), self.sparse_blocks(side));
         let dense = layers.saturating_sub(sparse);
         let norm = self.d_model as u128;
         let attention = self.attention().saturating_add(norm);
@@ -132,7 +132,7 @@ impl ModelConfig {
     /// Each token counts the experts that it chooses. Scores of attention, dispatch and the output head are left out, as in
     /// the paper's table 9.
     pub fn forward_flops(&self, input_length: usize, target_length: usize) -> u64 {
-        let [encoder, decoder] = self.stacks();
+        let [encoder, decoder] = Side::BOTH.map(|side| side.layers(self));
         let attention = self.attention_parts();
         let all = attention.queries.saturating_add(attention.keys);
         let times = |count: u128, layers: usize, tokens: usize| {
@@ -144,18 +144,18 @@ impl ModelConfig {
             times(all, decoder, target_length),
             times(attention.queries, cross, target_length),
             times(attention.keys, cross, input_length),
-            times(self.met_matrices(encoder, &self.moe.router), 1, input_length),
-            times(self.met_matrices(decoder, self.moe.router_of_decoder()), 1, target_length),
+            times(self.met_matrices(Side::Encoder), 1, input_length),
+            times(self.met_matrices(Side::Decoder), 1, target_length),
         ];
         clamp(terms.into_iter().fold(0, u128::saturating_add).saturating_mul(2))
     }
 
     /// Values of all feed-forward networks, routers and chosen experts of a stack that meet one token, beside the projections of
     /// one expert in attention.
-    fn met_matrices(&self, layers: usize, router: &Router) -> u128 {
-        let sparse = self.sparse_in(layers);
+    fn met_matrices(&self, side: Side) -> u128 {
+        let (layers, sparse) = (side.layers(self), self.sparse_blocks(side));
         let dense = product(&[self.feed_forward.num_matrices(), self.d_model, self.d_ff]);
-        let met = chosen(router).min(self.moe.num_experts);
+        let met = chosen(side.router(self)).min(self.moe.num_experts);
         let moe = self.sparse_feed_forward(met).saturating_add(self.sparse_attention(met));
         let denses = dense.saturating_mul(layers.saturating_sub(sparse) as u128);
         denses.saturating_add(moe.saturating_mul(sparse as u128))

@@ -14,6 +14,7 @@ use super::distillation::Distillation;
 use super::error::ConfigError;
 use super::mesh::Mesh;
 use super::model::{Architecture, ModelConfig};
+use super::side::Side;
 use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
 use super::{json, overrides, schema};
 
@@ -104,7 +105,9 @@ impl RunConfig {
     /// Errors: as [`validate`](Self::validate).
     pub fn resolved(mut self) -> Result<Self, ConfigError> {
         let moe = &mut self.model.moe;
-        moe.offset = Some(moe.sparse_offset());
+        moe.offset = Some(moe.spacing(Side::Encoder).offset);
+        moe.decoder_offset =
+            moe.decoder_every.map(|_| moe.spacing(Side::Decoder).offset).or(moe.decoder_offset);
         moe.d_ff = Some(moe.d_ff.unwrap_or(self.model.d_ff));
         self.model.score_scale = Some(self.model.score_scale());
         if self.batch.target_length == 0 {
@@ -143,14 +146,17 @@ impl RunConfig {
         self.batch.sequences_per_microbatch() / self.mesh.batch_parts().max(1)
     }
 
-    /// A device's groups of one microbatch in the encoder's sparse layers (or a decoder-only model's).
-    pub fn input_groups(&self) -> Groups {
-        self.model.moe.groups(self.sequences_per_replica(), self.batch.input_length)
+    /// A device's groups of one microbatch in the sparse layers of a stack.
+    pub fn groups(&self, side: Side) -> Groups {
+        self.model.moe.groups(self.sequences_per_replica(), self.row_length(side))
     }
 
-    /// A device's groups of one microbatch in the decoder's sparse layers.
-    pub fn target_groups(&self) -> Groups {
-        self.model.moe.groups(self.sequences_per_replica(), self.batch.target_length)
+    /// Tokens of a row that a stack reads.
+    pub fn row_length(&self, side: Side) -> usize {
+        match side {
+            Side::Encoder => self.batch.input_length,
+            Side::Decoder => self.batch.target_length,
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 use super::attention::Attention;
 use super::capacity::Groups;
 use super::error::ConfigError;
-use super::model::{Architecture, ModelConfig};
+use super::model::ModelConfig;
 use super::moe::Dispatch;
 use super::run::RunConfig;
+use super::side::Side;
 
 /// With a byte size of at most 8 and at most 2^12 layers, every later product stays below 2^63.
 const MAX_ELEMENTS: u128 = 1 << 48;
@@ -89,16 +90,14 @@ fn experts(config: &RunConfig) -> Result<(), ConfigError> {
     if moe.num_experts == 0 {
         return Ok(());
     }
-    let stacks = match config.model.architecture {
-        Architecture::EncoderDecoder => {
-            vec![(config.input_groups(), &moe.router), (config.target_groups(), moe.router_of_decoder())]
-        }
-        Architecture::DecoderOnly => vec![(config.input_groups(), moe.router_of_decoder())],
-    };
-    for &(groups, router) in &stacks {
-        choices(groups, router.choices().unwrap_or(moe.num_experts), moe.num_experts)?;
+    let sparse = |side: &Side| config.model.sparse_blocks(*side) > 0;
+    let sides: Vec<Side> = Side::BOTH.into_iter().filter(sparse).collect();
+    for &side in &sides {
+        let choices_of = side.router(&config.model).choices();
+        choices(config.groups(side), choices_of.unwrap_or(moe.num_experts), moe.num_experts)?;
     }
-    for (groups, train) in stacks.into_iter().flat_map(|(groups, _)| [(groups, true), (groups, false)]) {
+    let groups = sides.iter().map(|side| config.groups(*side));
+    for (groups, train) in groups.flat_map(|groups| [(groups, true), (groups, false)]) {
         let capacity = moe.capacity_for(groups.tokens_per_group, train);
         let path = moe.capacity.path(train);
         let fields = "groups, moe.num_experts, capacity";

@@ -15,7 +15,9 @@ use super::distillation::Distillation;
 use super::error::{ConfigError, shortened};
 use super::mesh::Mesh;
 use super::model::{Architecture, DecoderInputs, ModelConfig};
+use super::moe::Spacing;
 use super::run::RunConfig;
+use super::side::Side;
 use super::sizes;
 use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
 
@@ -195,13 +197,26 @@ fn decoder(model: &ModelConfig) -> Checked {
 /// A model with experts has a sparse block somewhere.
 fn sparse_layers(model: &ModelConfig) -> Checked {
     count("model.num_dense_layers", model.num_dense_layers, 0..=MAX_LAYERS, 0)?;
-    if model.moe.num_experts == 0 {
+    if model.moe.num_experts == 0 || model.sparse_layers() > 0 {
         return Ok(());
     }
-    let least = model.num_dense_layers + model.moe.sparse_offset() + 1;
-    let expected = format!("a stack of at least {least} blocks, the first with its sparse block");
-    let path = "model.num_decoder_layers";
-    require(model.sparse_layers() > 0, path, model.num_decoder_layers, &expected, least)
+    let least = |side: Side| {
+        let Spacing { every, offset } = model.moe.spacing(side);
+        let wanted = side.layers(model) > 0 && every > 0;
+        wanted.then_some((side, model.num_dense_layers + offset + 1))
+    };
+    let stacks = [Side::Decoder, Side::Encoder].into_iter().filter_map(least);
+    match stacks.min_by_key(|(_, least)| *least) {
+        Some((side, least)) => {
+            let path = format!("model.num_{}_layers", side.name());
+            let expected = format!("a stack of at least {least} blocks, the first with its sparse block");
+            require(false, &path, side.layers(model), &expected, least)
+        }
+        None => {
+            let expected = "a number above 0: a model with experts has a sparse block";
+            require(false, "model.moe.every", model.moe.every, expected, 2)
+        }
+    }
 }
 
 fn batch(batch: &BatchConfig) -> Checked {

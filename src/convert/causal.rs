@@ -9,7 +9,7 @@ use super::settings::Settings;
 use crate::config::{
     Aggregation, Architecture, Attention, Capacity, ComputeDtype, DecoderInputs, Exploration, FeedForward,
     Group, GroupedQuery, Latent, ModelConfig, MoeConfig, Objective, Padding, Pairing, Placement, Positions,
-    Priority, Rotary, Router, RunConfig, ScoreScale,
+    Priority, Rotary, Router, RunConfig, ScoreScale, Side,
 };
 use serde_json::{Map, Value, json};
 
@@ -63,7 +63,7 @@ const DEEPSEEK: &[Row] = &[
 pub fn plan(family: Family, config: &RunConfig, source: Option<Source>) -> Plan {
     let model = &config.model;
     let rows = if family == Family::Mixtral { MIXTRAL } else { DEEPSEEK };
-    let table = Table { stack: "decoder", layers: model.num_decoder_layers, words: &[], rows };
+    let table = Table { side: Side::Decoder, words: &[], rows };
     let (mut targets, unmapped) = plan::targets(model, &[table], OUTSIDE);
     let tied = source.is_some_and(|source| source.settings.get("tie_word_embeddings") == Some(&true.into()));
     if tied {

@@ -3,7 +3,7 @@
 use super::copy::Float;
 use super::error::Problem;
 use super::weights::Weights;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Side};
 use crate::ir::TensorType;
 use crate::layers::ParamDef;
 use crate::model;
@@ -84,8 +84,7 @@ pub const fn linear(ours: &'static str, theirs: &'static str) -> Row {
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a> {
     /// The stack here.
-    pub stack: &'a str,
-    pub layers: usize,
+    pub side: Side,
     /// What stands for the words in braces.
     pub words: &'a [(&'a str, &'a str)],
     pub rows: &'a [Row],
@@ -96,7 +95,7 @@ pub struct Table<'a> {
 pub fn targets(model: &ModelConfig, tables: &[Table], rest: &[Row]) -> (Vec<Target>, Vec<String>) {
     let target = |def: &ParamDef| {
         let stack = def.name.split('/').next();
-        let table = tables.iter().find(|table| stack == Some(table.stack));
+        let table = tables.iter().find(|table| stack == Some(table.side.name()));
         let pieces = table.and_then(|table| stacked(model, table, def)).or_else(|| {
             let row = rest.iter().find(|row| row.ours == def.name)?;
             Some(vec![piece(row, &[], &def.shape)])
@@ -127,7 +126,7 @@ fn stacked(model: &ModelConfig, table: &Table, def: &ParamDef) -> Option<Vec<Pie
     let inner = def.shape.get(def.batch_axes..)?;
     let experts = if row.theirs.contains("{expert}") { model.moe.num_experts } else { 1 };
     let mut pieces = vec![];
-    let places = model.places(table.layers).into_iter().enumerate();
+    let places = model.places(table.side).into_iter().enumerate();
     // Blocks of one scope are stacked in their order.
     for (layer, _) in places.filter(|(_, place)| place.scope == scope) {
         for expert in 0..experts {
@@ -214,7 +213,7 @@ mod tests {
     fn parameters_without_a_row_are_named_and_not_dropped() {
         let model = ModelConfig { num_encoder_layers: 0, ..ModelConfig::default() };
         let rows = [same("attention/norm", "layer.{layer}.norm")];
-        let table = Table { stack: "decoder", layers: model.num_decoder_layers, words: &[], rows: &rows };
+        let table = Table { side: Side::Decoder, words: &[], rows: &rows };
         let (found, unmapped) = targets(&model, &[table], &[]);
         assert!(found.iter().all(|target| target.name.ends_with("/attention/norm")) && !found.is_empty());
         assert_eq!(found.len() + unmapped.len(), model::declare(&model).len());

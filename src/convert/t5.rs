@@ -8,7 +8,7 @@ use super::settings::Settings;
 use super::weights::Weights;
 use crate::config::{
     Aggregation, Architecture, Attention, Capacity, Exploration, FeedForward, Group, ModelConfig, MoeConfig,
-    Objective, Padding, Positions, Priority, RelativeBuckets, Router, RunConfig, ScoreScale,
+    Objective, Padding, Positions, Priority, RelativeBuckets, Router, RunConfig, ScoreScale, Side, Spacing,
 };
 use serde_json::{Map, Value, json};
 
@@ -57,8 +57,8 @@ pub fn plan(family: Family, config: &RunConfig, weights: Option<&Weights>) -> Pl
     let encoder = [("{stack}", "encoder"), ("{ff}", "1"), ("{mlp}", mlp)];
     let decoder = [("{stack}", "decoder"), ("{ff}", "2"), ("{mlp}", mlp)];
     let tables = [
-        Table { stack: "encoder", layers: model.num_encoder_layers, words: &encoder, rows: BLOCK },
-        Table { stack: "decoder", layers: model.num_decoder_layers, words: &decoder, rows: BLOCK },
+        Table { side: Side::Encoder, words: &encoder, rows: BLOCK },
+        Table { side: Side::Decoder, words: &decoder, rows: BLOCK },
     ];
     let (mut targets, unmapped) = plan::targets(model, &tables, OUTSIDE);
     let mut copies = COPIES.to_vec();
@@ -130,32 +130,31 @@ fn switch(settings: &mut Settings, model: &mut ModelConfig) {
         0.0 => Exploration::Argmax,
         epsilon => Exploration::InputJitter { epsilon },
     };
-    let steps = [
-        sparse_step(model.num_encoder_layers, settings.count("num_sparse_encoder_layers", 3)),
-        sparse_step(model.num_decoder_layers, settings.count("num_sparse_decoder_layers", 3)),
-    ];
-    // A stack without a block between sparse ones has no auxiliary loss there.
-    let counts = steps.iter().all(|step| *step > 1);
-    let coefficient = |found: f64| if counts { found } else { 0.0 };
+    let mut spacing = |side: Side, key: &str| {
+        let layers = side.layers(model);
+        spacing_of(sparse_step(layers, settings.count(key, 3)))
+    };
+    let encoder = spacing(Side::Encoder, "num_sparse_encoder_layers");
+    let decoder = spacing(Side::Decoder, "num_sparse_decoder_layers");
+    if encoder.every == 0 && decoder.every == 0 {
+        settings.refuse("num_sparse_encoder_layers", "a sparse block in the encoder or in the decoder");
+    }
     let slots = settings.count("expert_capacity", 64);
     model.moe = MoeConfig {
         num_experts: settings.count("num_experts", 8),
+        every: encoder.every,
+        offset: Some(encoder.offset),
+        decoder_every: (decoder != encoder).then_some(decoder.every),
+        decoder_offset: (decoder != encoder).then_some(decoder.offset),
         router: Router::Switch { exploration, priority: Priority::Position },
         capacity: Capacity::Absolute { train: slots, eval: slots, multiple: 1 },
         group: Group::Sequence,
         expert_dropout: model.dropout,
-        load_balancing_coef: coefficient(settings.number("router_aux_loss_coef", 1e-3)),
-        z_loss_coef: coefficient(settings.number("router_z_loss_coef", 1e-3)),
-        aggregation: Aggregation::Pooled,
+        load_balancing_coef: settings.number("router_aux_loss_coef", 1e-3),
+        z_loss_coef: settings.number("router_z_loss_coef", 1e-3),
+        aggregation: Aggregation::PooledMixed,
         ..MoeConfig::default()
     };
-    match placement([model.num_encoder_layers, model.num_decoder_layers], steps) {
-        Some((every, offset)) => (model.moe.every, model.moe.offset) = (every, Some(offset)),
-        None => settings.refuse(
-            "num_sparse_encoder_layers",
-            "the same distance between sparse blocks in the encoder and in the decoder",
-        ),
-    }
 }
 
 /// Blocks from one sparse one to the next, as that library counts: the quotient rounded down, and all blocks for none.
@@ -168,14 +167,9 @@ fn is_sparse(step: usize, layer: usize) -> bool {
     step == 1 || layer.checked_rem(step) == Some(1)
 }
 
-/// One sparse block in how many, and which: the rule that gives the same blocks here in both stacks.
-fn placement(layers: [usize; 2], steps: [usize; 2]) -> Option<(usize, usize)> {
-    let fits = |&(every, offset): &(usize, usize)| {
-        let mut stacks = layers.iter().zip(steps);
-        stacks.all(|(&layers, step)| (0..layers).all(|i| is_sparse(step, i) == (i % every == offset)))
-    };
-    let rules = steps.into_iter().filter(|step| *step > 0).map(|step| (step, usize::from(step > 1)));
-    rules.into_iter().find(fits)
+/// The same blocks by our rule: the second of each run, or all.
+fn spacing_of(step: usize) -> Spacing {
+    Spacing { every: step, offset: usize::from(step > 1) }
 }
 
 /// The settings for a configuration.
@@ -247,7 +241,7 @@ fn switch_settings(config: &RunConfig, refuse: &mut impl FnMut(&'static str, Str
     if model.expert_d_ff() != model.d_ff {
         refuse("model.moe.d_ff", model.expert_d_ff().to_string(), "one width, model.d_ff");
     }
-    let routers = [&moe.router, moe.router_of_decoder()];
+    let routers = Side::BOTH.map(|side| side.router(model));
     if !routers.iter().all(|router| matches!(router, Router::Switch { priority: Priority::Position, .. })) {
         let kind = serde_json::to_string(&routers).unwrap_or_default();
         refuse("model.moe.router", kind, "switch, by position, in both stacks");
@@ -259,49 +253,45 @@ fn switch_settings(config: &RunConfig, refuse: &mut impl FnMut(&'static str, Str
         Exploration::InputJitter { epsilon } => epsilon,
         _ => 0.0,
     };
-    let layers = [model.num_encoder_layers, model.num_decoder_layers];
-    let sparse = layers.map(|layers| num_sparse(layers, model));
-    let [Some(encoder), Some(decoder)] = sparse else {
-        let found = format!("{} with model.moe.offset {}", moe.every, moe.sparse_offset());
+    let [Some(encoder), Some(decoder)] = Side::BOTH.map(|side| num_sparse(model, side)) else {
+        let found = Side::BOTH.map(|side| moe.spacing(side));
+        let found = found.map(|Spacing { every, offset }| format!("{every} with the offset {offset}"));
+        let found = format!("{} and, of the decoder, {}", found[0], found[1]);
         refuse("model.moe.every", found, "the second of each run of blocks sparse, or all blocks");
         return Value::Null;
     };
-    let mut tree = json!({
+    json!({
         "num_experts": moe.num_experts,
         "expert_capacity": absolute_capacity(config),
         "num_sparse_encoder_layers": encoder,
         "num_sparse_decoder_layers": decoder,
-        "encoder_sparse_step": sparse_step(layers[0], encoder),
-        "decoder_sparse_step": sparse_step(layers[1], decoder),
+        "encoder_sparse_step": sparse_step(model.num_encoder_layers, encoder),
+        "decoder_sparse_step": sparse_step(model.num_decoder_layers, decoder),
         "router_jitter_noise": jitter,
         "router_bias": false,
         "router_dtype": "float32",
         "router_ignore_padding_tokens": false,
         "dense_act_fn": "relu",
-    });
-    // Where all blocks are sparse they have no effect there, and are 0 here.
-    if moe.every > 1 {
-        tree["router_aux_loss_coef"] = moe.load_balancing_coef.into();
-        tree["router_z_loss_coef"] = moe.z_loss_coef.into();
-    }
-    tree
+        "router_aux_loss_coef": moe.load_balancing_coef,
+        "router_z_loss_coef": moe.z_loss_coef,
+    })
 }
 
-/// The number of sparse blocks from which that library derives the same places.
-fn num_sparse(layers: usize, model: &ModelConfig) -> Option<usize> {
-    let places = model.places(layers);
+/// The number of sparse blocks from which that library derives the same places; more than there are make none.
+fn num_sparse(model: &ModelConfig, side: Side) -> Option<usize> {
+    let (layers, places) = (side.layers(model), model.places(side));
     let fits = |&sparse: &usize| {
         let step = sparse_step(layers, sparse);
         places.iter().enumerate().all(|(i, place)| is_sparse(step, i) == place.sparse)
     };
-    (1..=layers).find(fits)
+    (1..=layers + 1).find(fits)
 }
 
 /// Slots per expert and sequence: as given, or those of an evaluation.
 fn absolute_capacity(config: &RunConfig) -> usize {
     match config.model.moe.capacity {
         Capacity::Absolute { eval, .. } => eval,
-        _ => config.model.moe.capacity_for(config.input_groups().tokens_per_group, false),
+        _ => config.model.moe.capacity_for(config.groups(Side::Encoder).tokens_per_group, false),
     }
 }
 
@@ -310,7 +300,7 @@ pub fn differences(config: &RunConfig) -> Vec<String> {
     let (model, moe) = (&config.model, &config.model.moe);
     let mut found = vec![];
     if !matches!(moe.capacity, Capacity::Absolute { train, eval, multiple: 1 } if train == eval) {
-        let tokens = config.input_groups().tokens_per_group;
+        let tokens = config.groups(Side::Encoder).tokens_per_group;
         found.push(format!(
             "its capacity is one number: {}, that of groups of {tokens} tokens in evaluation",
             absolute_capacity(config)
@@ -325,8 +315,15 @@ pub fn differences(config: &RunConfig) -> Vec<String> {
     if model.padding != Padding::Included {
         found.push("padding takes capacity and counts in the router's losses there".into());
     }
-    if moe.aggregation != Aggregation::Pooled {
-        found.push("its load-balancing loss is that of all layers of a stack together".into());
+    let all_sparse = |side: &Side| model.sparse_blocks(*side) == side.layers(model);
+    let as_there = match moe.aggregation {
+        Aggregation::PooledMixed => true,
+        Aggregation::Pooled => !Side::BOTH.iter().any(all_sparse),
+        Aggregation::Sum | Aggregation::Mean => false,
+    };
+    if !as_there {
+        let which = "that of all layers of a stack together, and none where every block is sparse";
+        found.push(format!("its load-balancing loss is {which}"));
     }
     found
 }
@@ -353,11 +350,30 @@ mod tests {
     }
 
     #[test]
-    fn one_rule_must_hold_in_both_stacks() {
-        assert_eq!(placement([12, 12], [2, 2]), Some((2, 1)));
-        assert_eq!(placement([3, 2], [1, 1]), Some((1, 0)));
-        assert_eq!(placement([4, 2], [4, 2]), Some((4, 1)));
-        assert_eq!(placement([12, 12], [2, 4]), None);
-        assert_eq!(placement([2, 2], [0, 0]), None);
+    fn both_rules_give_the_same_blocks() {
+        for step in 0..5 {
+            let Spacing { every, offset } = spacing_of(step);
+            for layer in 0..12 {
+                assert_eq!(
+                    is_sparse(step, layer),
+                    layer.checked_rem(every) == Some(offset),
+                    "{step}: {layer}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_sparse_blocks_comes_back_from_their_places() {
+        let moe = MoeConfig { num_experts: 2, every: 4, offset: Some(1), ..MoeConfig::default() };
+        let mut model =
+            ModelConfig { num_encoder_layers: 8, num_decoder_layers: 6, moe, ..ModelConfig::default() };
+        let found = |model: &ModelConfig| Side::BOTH.map(|side| num_sparse(model, side));
+        // Blocks 1 and 5 of either stack; there 6 / 1 = 6 means block 1 alone.
+        assert_eq!(found(&model), [Some(2), None]);
+        (model.moe.decoder_every, model.moe.decoder_offset) = (Some(3), Some(1));
+        assert_eq!(found(&model), [Some(2), Some(2)]);
+        (model.moe.decoder_every, model.moe.decoder_offset) = (Some(0), None);
+        assert_eq!(found(&model), [Some(2), Some(7)]);
     }
 }

@@ -1,8 +1,7 @@
 //! One block: attention, attention to the encoder, experts or feed-forward network, each around a residual connection.
 
-use super::side::Side;
 use crate::build::{BuildError, Builder};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, Side};
 use crate::ir::Value;
 use crate::layers::attention::{self, Term};
 use crate::layers::rotary::Rotation;

@@ -1,9 +1,8 @@
 //! What generation keeps on the device between tokens.
 
 use super::block::Keys;
-use super::side::Side;
 use crate::build::{BuildError, Builder};
-use crate::config::{ModelConfig, RunConfig, Segment};
+use crate::config::{ModelConfig, RunConfig, Segment, Side};
 use crate::ir::{DType, TensorType, Value};
 use crate::layers::{self, Context, attention};
 use std::collections::BTreeMap;
@@ -46,7 +45,7 @@ impl CacheShape {
         if Side::Decoder.has_cross_attention(config) {
             tensors.push((MEMORY_REAL.into(), rows(DType::F32, self.inputs)));
         }
-        for segment in Side::Decoder.segments(config) {
+        for segment in config.segments(Side::Decoder) {
             for name in names(config, segment) {
                 let length = if name.cross { self.inputs } else { self.slots };
                 let shape = [&[segment.repeats, self.batch, length], &name.kept[..]].concat();

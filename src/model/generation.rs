@@ -5,11 +5,10 @@
 
 use super::block::Shared;
 use super::cache::{Cache, CacheShape, Cached, MEMORY_REAL, Noted, POSITION, REAL, names};
-use super::side::Side;
 use super::stack::{self, Inputs};
 use super::transformer;
 use crate::build::{BuildError, Builder};
-use crate::config::Positions;
+use crate::config::{Positions, Side};
 use crate::ir::{DType, TensorType, Value};
 use crate::layers::attention::{self, Term};
 use crate::layers::{Context, ParamDef, embedding, norm, position, rotary, vocabulary};
@@ -41,7 +40,7 @@ pub fn prefill_encoder(
     }
     cache.set(MEMORY_REAL, real);
     b.scoped(Side::Decoder.name(), |b| {
-        for segment in Side::Decoder.segments(cx.config) {
+        for segment in cx.config.segments(Side::Decoder) {
             let place = (Side::Decoder, segment, defs);
             let (_, ys) = stack::run(b, cx, place, &[states], &[], |b, cx, consts, _, _| {
                 let mut keys = vec![];
@@ -73,7 +72,7 @@ pub fn prefill_decoder(
     b.scoped(Side::Decoder.name(), |b| {
         let shared = stack::shared(b, cx, Side::Decoder, Inputs { x, real, segments: None, memory: None })?;
         let mut x = x;
-        for segment in Side::Decoder.segments(cx.config) {
+        for segment in cx.config.segments(Side::Decoder) {
             let place = (Side::Decoder, segment, defs);
             let (carry, ys) = stack::run(b, cx, place, &shared.values(), &[x], |b, cx, consts, carry, _| {
                 let shared = shared.with(consts);
@@ -114,7 +113,7 @@ pub fn decode(
     b.scoped(Side::Decoder.name(), |b| {
         let shared = place_token(b, cx, &mut cache, slot)?;
         let mut x = x;
-        for segment in Side::Decoder.segments(cx.config) {
+        for segment in cx.config.segments(Side::Decoder) {
             let all = names(cx.config, segment);
             let pick = |cross: bool| -> Result<Vec<Value>, BuildError> {
                 all.iter().filter(|name| name.cross == cross).map(|name| cache.get(&name.path)).collect()

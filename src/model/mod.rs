@@ -9,5 +9,4 @@ mod transformer;
 
 pub use cache::{Cache, CacheShape};
 pub use generation::{Prompt, decode, prefill_decoder, prefill_encoder, token_logits};
-pub use side::Side;
 pub use transformer::{Batch, Forward, Segments, declare, forward, target_weights};

@@ -1,56 +1,17 @@
-//! The two stacks of a Transformer.
+//! What the layers of a stack need to know of it.
 
 use crate::build::{BuildError, Builder};
-use crate::config::{ModelConfig, Router, Segment};
+use crate::config::{ModelConfig, Side};
 use crate::ir::Value;
 use crate::layers::position::Sight;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Encoder,
-    Decoder,
-}
-
 impl Side {
-    /// Both, in the order in which they run.
-    pub const BOTH: [Side; 2] = [Side::Encoder, Side::Decoder];
-
-    /// The scope of the stack.
-    pub fn name(self) -> &'static str {
-        match self {
-            Side::Encoder => "encoder",
-            Side::Decoder => "decoder",
-        }
-    }
-
-    /// Number of blocks.
-    pub fn layers(self, config: &ModelConfig) -> usize {
-        let [encoder, decoder] = config.stacks();
-        match self {
-            Side::Encoder => encoder,
-            Side::Decoder => decoder,
-        }
-    }
-
-    /// Its blocks, in order.
-    pub fn segments(self, config: &ModelConfig) -> Vec<Segment> {
-        config.segments(self.layers(config))
-    }
-
-    /// How tokens of the stack choose experts.
-    pub fn router(self, config: &ModelConfig) -> &Router {
-        match self {
-            Side::Encoder => &config.moe.router,
-            Side::Decoder => config.moe.router_of_decoder(),
-        }
-    }
-
     /// The stack of a sparse layer's parameter, and where its layers are among the sparse layers of all stacks, encoder first.
     pub fn sparse_rows(parameter: &str, config: &ModelConfig) -> Option<(Side, Rows)> {
         let scopes = config.moe.sublayers.scopes();
         let mut first = 0;
         for side in Side::BOTH {
-            for segment in side.segments(config) {
+            for segment in config.segments(side) {
                 let Some(block) = segment.sparse else { continue };
                 for (offset, sublayer) in scopes.iter().enumerate() {
                     let scope = format!("{}/{}/{sublayer}/", side.name(), segment.scope(block));

@@ -1,9 +1,8 @@
 //! A stack: segments of blocks with stacked weights, each run by one `scan`.
 
 use super::block::{self, Keys, Sequence, Shared};
-use super::side::Side;
 use crate::build::{BuildError, Builder, ScanInputs};
-use crate::config::{ModelConfig, Positions, Remat, Segment};
+use crate::config::{ModelConfig, Positions, Remat, Segment, Side};
 use crate::ir::{DType, RematPolicy, TensorType, Value};
 use crate::layers::attention::{self, Term};
 use crate::layers::rotary::{self, Rotation};
@@ -16,7 +15,7 @@ pub fn declare(params: &mut Params, config: &ModelConfig, side: Side) {
         if let Positions::RelativeBuckets(buckets) = config.positions {
             position::declare(params, buckets, config.num_heads);
         }
-        for segment in side.segments(config) {
+        for segment in config.segments(side) {
             params.repeated(segment.repeats, |params| {
                 for index in 0..segment.period {
                     let sparse = segment.sparse == Some(index);
@@ -65,7 +64,7 @@ pub fn apply(
         let mut stats = vec![];
         let memory: Vec<Value> = inputs.memory.iter().map(|memory| memory.states).collect();
         let consts = [&memory[..], &shared.values()].concat();
-        for segment in side.segments(cx.config) {
+        for segment in cx.config.segments(side) {
             let (carry, ys) = run(b, cx, (side, segment, defs), &consts, &[x], |b, cx, consts, carry, _| {
                 let (memory, shared_values) = consts.split_at(memory.len());
                 let shared = shared.with(shared_values);

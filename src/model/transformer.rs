@@ -1,9 +1,8 @@
 //! The encoder-decoder (T5, Switch) and the decoder alone.
 
-use super::side::Side;
 use super::stack::{self, Memory};
 use crate::build::{BuildError, Builder};
-use crate::config::{Architecture, DecoderInputs, LossConfig, ModelConfig, Padding};
+use crate::config::{Architecture, DecoderInputs, LossConfig, ModelConfig, Padding, Side};
 use crate::ir::{DType, Direction, Value};
 use crate::layers::vocabulary::{self, Teacher, TokenLoss};
 use crate::layers::{Context, ParamDef, Params, embedding};

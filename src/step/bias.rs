@@ -1,10 +1,9 @@
 //! State that is neither trained nor an optimizer slot: the selection biases of routers.
 
 use crate::build::{BuildError, Builder};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, Side};
 use crate::ir::Value;
 use crate::layers::ParamDef;
-use crate::model::Side;
 use crate::moe;
 
 /// The bias after a step: moved against the load of its sparse layers, which is the last of the step's `metrics`,

@@ -5,8 +5,8 @@ use super::program::{Assembly, Output};
 use crate::build::{BuildError, Builder};
 use crate::config::RunConfig;
 use crate::grad;
-use crate::ir::{DType, TensorType, Value};
-use crate::layers::{Context, Phase};
+use crate::ir::Value;
+use crate::layers::Context;
 use crate::model::Batch;
 
 /// Parameters and batch -> sums over the batch's tokens (so that batches add up) and per-layer statistics.
@@ -95,10 +95,7 @@ fn with_network(
     let values: Vec<Value> = a.params()?;
     let weights = a.weights(&values);
     let batch = a.batch(a.config.batch.sequences_per_microbatch())?;
-    // Evaluation draws no random numbers.
-    let key = a.b.zeros(&TensorType::new(DType::U32, [2]))?;
-    let (config, mesh) = (&a.config.model, a.config.mesh);
-    let cx = Context { config, mesh, phase: Phase::Eval, weights: &weights, key };
+    let cx = a.evaluation(&a.config.model, &weights)?;
     let known = Known { config: a.config, params: &a.layout.params };
     body(&mut a.b, &cx, known, batch)
 }

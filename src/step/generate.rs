@@ -2,10 +2,9 @@
 //! device.
 
 use super::program::{Assembly, Output, Role};
-use crate::build::{BuildError, Builder};
+use crate::build::BuildError;
 use crate::config::{Architecture, Group, ModelConfig, Router, RunConfig, Second};
-use crate::ir::{DType, TensorType, Value};
-use crate::layers::{Context, Phase};
+use crate::ir::{DType, TensorType};
 use crate::model::{Cache, CacheShape, Prompt, decode, prefill_decoder, prefill_encoder, token_logits};
 
 /// Parameters and inputs (or a prompt) -> the cache; of a prompt also the logits `f32[batch, vocabulary]` after its last token.
@@ -18,26 +17,14 @@ pub(super) fn prefill(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     match config.architecture {
         Architecture::EncoderDecoder => {
             let inputs = a.input("inputs", rows(DType::S32, shape.inputs), Role::Input)?;
-            let cx = Context {
-                config,
-                mesh: a.config.mesh,
-                phase: Phase::Eval,
-                weights: &weights,
-                key: no_key(&mut a.b)?,
-            };
+            let cx = a.evaluation(config, &weights)?;
             let cache = prefill_encoder(&mut a.b, &cx, &a.layout.params, shape, inputs)?;
             outputs(a, &cache)
         }
         Architecture::DecoderOnly => {
             let tokens = a.input("prompt", rows(DType::S32, shape.slots), Role::Input)?;
             let real = a.input("prompt_real", rows(DType::F32, shape.slots), Role::Input)?;
-            let cx = Context {
-                config,
-                mesh: a.config.mesh,
-                phase: Phase::Eval,
-                weights: &weights,
-                key: no_key(&mut a.b)?,
-            };
+            let cx = a.evaluation(config, &weights)?;
             let prompt = Prompt { tokens, real };
             let (cache, hidden) = prefill_decoder(&mut a.b, &cx, &a.layout.params, prompt)?;
             let logits = token_logits(&mut a.b, &cx, hidden)?;
@@ -62,13 +49,7 @@ pub(super) fn decode_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     }
     let token = a.input("token", TensorType::new(DType::S32, [shape.batch]), Role::Input)?;
     let slot = a.input("slot", TensorType::scalar(DType::S32), Role::Input)?;
-    let cx = Context {
-        config: &config,
-        mesh: a.config.mesh,
-        phase: Phase::Eval,
-        weights: &weights,
-        key: no_key(&mut a.b)?,
-    };
+    let cx = a.evaluation(&config, &weights)?;
     let (cache, hidden) = decode(&mut a.b, &cx, &a.layout.params, Cache::new(cache), (token, slot))?;
     let logits = token_logits(&mut a.b, &cx, hidden)?;
     let mut outputs = outputs(a, &cache)?;
@@ -98,9 +79,4 @@ fn tensors(config: &RunConfig) -> Vec<(String, TensorType)> {
 fn outputs(a: &Assembly, cache: &Cache) -> Result<Vec<Output>, BuildError> {
     let output = |(name, _): (String, TensorType)| Ok(Output::Cache(name.clone(), cache.get(&name)?));
     tensors(a.config).into_iter().map(output).collect()
-}
-
-/// Evaluation draws no random numbers.
-fn no_key(b: &mut Builder) -> Result<Value, BuildError> {
-    b.zeros(&TensorType::new(DType::U32, [2]))
 }

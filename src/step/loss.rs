@@ -1,7 +1,7 @@
 //! The training loss of a batch and what is reported beside it.
 
 use crate::build::{BuildError, Builder};
-use crate::config::{Aggregation, RunConfig};
+use crate::config::{Aggregation, RunConfig, Side};
 use crate::ir::{DType, Direction, Value};
 use crate::layers::vocabulary::Teacher;
 use crate::layers::{Context, ParamDef, attention, embedding};
@@ -141,18 +141,26 @@ fn auxiliary(
     let [balance, z] = match moe.aggregation {
         Aggregation::Sum => [b.sum_all(balance)?, b.sum_all(z)?],
         Aggregation::Mean => [b.mean_all(balance)?, b.mean_all(z)?],
-        Aggregation::Pooled => pooled(b, config.mesh, forward)?,
+        Aggregation::Pooled => pooled(b, config.mesh, &forward.stats)?,
+        Aggregation::PooledMixed => pooled(b, config.mesh, &of_mixed_stacks(config, forward))?,
     };
     let balance = b.mul_scalar(balance, moe.load_balancing_coef)?;
     let z = b.mul_scalar(z, moe.z_loss_coef)?;
     Ok(Some(b.add(balance, z)?))
 }
 
+/// The statistics of the stacks that have dense blocks beside sparse ones.
+fn of_mixed_stacks(config: &RunConfig, forward: &Forward) -> Vec<(Side, Stats)> {
+    let model = &config.model;
+    let mixed = |(side, _): &&(Side, Stats)| model.sparse_blocks(*side) < side.layers(model);
+    forward.stats.iter().filter(mixed).copied().collect()
+}
+
 /// The load-balancing loss and the z-loss, each stack's layers taken for one layer, summed over stacks.
-fn pooled(b: &mut Builder, mesh: Mesh, forward: &Forward) -> Result<[Value; 2], BuildError> {
+fn pooled(b: &mut Builder, mesh: Mesh, stacks: &[(Side, Stats)]) -> Result<[Value; 2], BuildError> {
     let zero = b.scalar(DType::F32, 0.0)?;
     let mut sums = [zero, zero];
-    for (_, stats) in &forward.stats {
+    for (_, stats) in stacks {
         let fraction = b.mean(stats.fraction, &[0])?; // [groups, experts]
         let probability = b.mean(stats.probability, &[0])?;
         let product = b.mul(fraction, probability)?;

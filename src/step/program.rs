@@ -2,9 +2,9 @@
 
 use super::{evaluate, generate, init, state::Layout, teacher::Network, train};
 use crate::build::{BuildError, Builder};
-use crate::config::{Architecture, RunConfig};
+use crate::config::{Architecture, ModelConfig, RunConfig};
 use crate::ir::{DType, Graph, TensorType, Value};
-use crate::layers::{ParamDef, Weights};
+use crate::layers::{Context, ParamDef, Phase, Weights};
 use crate::model::{Batch, Segments};
 use crate::optim::Slot;
 use crate::shard::{BATCH, Partition};
@@ -148,6 +148,16 @@ impl Assembly<'_> {
         let input =
             |def: &ParamDef| self.split_input(&def.name, def.ty(), def.partition.clone(), Role::State);
         layout.params.iter().map(input).collect()
+    }
+
+    /// The surroundings of a model's layers in evaluation, which draws no random numbers.
+    pub fn evaluation<'c>(
+        &mut self,
+        config: &'c ModelConfig,
+        weights: &'c Weights,
+    ) -> Result<Context<'c>, BuildError> {
+        let key = self.b.zeros(&TensorType::new(DType::U32, [2]))?;
+        Ok(Context { config, mesh: self.config.mesh, phase: Phase::Eval, weights, key })
     }
 
     /// Inputs for all optimizer slots, by name and in order.

@@ -3,7 +3,7 @@
 use super::run::{Options, TrainError};
 use super::session::{Named, Session};
 use crate::artifact::Manifest;
-use crate::model::Side;
+use crate::config::Side;
 use crate::report::{
     EventWriter, LayerRow, MetricsWriter, PictureOptions, Progress, Record, Status, Summary, bytes_text,
     names, peak_resident_bytes, read_metrics, write_picture,
@@ -185,7 +185,7 @@ fn layer_row(records: &[Record], name: &str, layer: usize) -> LayerRow {
 fn layer_names(manifest: &Manifest) -> Vec<String> {
     let model = &manifest.config.model;
     let sparse = |side: Side| {
-        let places = model.places(side.layers(model)).into_iter().enumerate();
+        let places = model.places(side).into_iter().enumerate();
         let sparse = places.filter(|(_, place)| place.sparse).map(|(layer, _)| layer);
         sparse.flat_map(move |layer| {
             let name = move |scope: &&str| match *scope {

@@ -4,11 +4,11 @@
 use super::initial::{InitialError, Misfit};
 use crate::build::BuildError;
 use crate::checkpoint::{CheckpointError, TensorFile};
-use crate::config::{ModelConfig, Place, RunConfig};
+use crate::config::{ModelConfig, Place, RunConfig, Side};
 use crate::eval::{self, EvalError};
 use crate::ir::{Literal, LiteralError, TensorType};
 use crate::layers::ParamDef;
-use crate::model::{self, Side};
+use crate::model;
 use crate::step;
 use std::collections::BTreeSet;
 
@@ -136,11 +136,6 @@ pub enum TransferError {
     Literal(#[from] LiteralError),
 }
 
-/// The places of a stack's layers, in order.
-fn places(model: &ModelConfig, side: Side) -> Vec<Place> {
-    model.places(side.layers(model))
-}
-
 /// The networks of a layer.
 #[derive(Clone, Copy)]
 struct Networks {
@@ -217,7 +212,7 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn recipe(&mut self, name: &str, ty: TensorType) -> Recipe {
         for side in [Side::Encoder, Side::Decoder] {
-            let places = places(self.model, side).into_iter().enumerate();
+            let places = self.model.places(side).into_iter().enumerate();
             let scope = |scope: &str| format!("{}/{scope}/", side.name());
             let own = places.filter(|(_, place)| name.starts_with(&scope(&place.scope)));
             let networks = |place: &Place| Networks::new(self.model, place);
@@ -243,7 +238,7 @@ impl Planner<'_> {
         rest: &str,
         (name, ty): (&str, &TensorType),
     ) -> Source {
-        let Some(place) = places(self.from, side).into_iter().nth(layer) else {
+        let Some(place) = self.from.places(side).into_iter().nth(layer) else {
             return self.misfit(Misfit::Missing { name: name.into(), ty: ty.clone() });
         };
         let mut row = ty.clone();
@@ -305,6 +300,9 @@ impl Planner<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::write_tensors;
+    use crate::config::MoeConfig;
+    use std::path::Path;
 
     const DENSE: Networks = Networks { attention_experts: false, moe: false, mlp: true };
     const SPARSE: Networks = Networks { attention_experts: false, moe: true, mlp: false };
@@ -351,5 +349,45 @@ mod tests {
         assert_eq!(down("attention/o", DENSE, ATTENTION), same("attention/o"));
         assert_eq!(down("attention/experts/q", ATTENTION, ATTENTION), Counterpart::Fresh);
         assert_eq!(down("cross_attention/q", DENSE, ATTENTION), same("cross_attention/q"));
+    }
+
+    /// A file with all parameters of a model.
+    fn file(model: &ModelConfig, folder: &Path) -> TensorFile {
+        let zeros = |def: ParamDef| (def.name.clone(), Literal::zeros(def.ty()));
+        let tensors: Vec<_> = model::declare(model).into_iter().map(zeros).collect();
+        let path = folder.join("tensors");
+        write_tensors(&path, &tensors).unwrap();
+        TensorFile::open(&path).unwrap()
+    }
+
+    /// Three blocks per stack: the second of the encoder is sparse, and the last of the decoder.
+    fn uneven(num_experts: usize) -> ModelConfig {
+        let moe = MoeConfig { num_experts, every: 2, decoder_every: Some(3), ..MoeConfig::default() };
+        let mut model =
+            ModelConfig { num_encoder_layers: 3, num_decoder_layers: 3, moe, ..ModelConfig::default() };
+        (model.vocab_size, model.d_model, model.d_ff) = (8, 4, 4);
+        model
+    }
+
+    fn rows(transfer: Transfer, models: [&ModelConfig; 2], name: &str) -> Vec<Source> {
+        let folder = tempfile::tempdir().unwrap();
+        let recipes = plan(transfer, models[0], models[1], &file(models[1], folder.path())).unwrap();
+        recipes.into_iter().find(|recipe| recipe.name == name).unwrap().rows
+    }
+
+    #[test]
+    fn each_stack_has_its_sparse_blocks_in_its_own_places() {
+        let (dense, sparse) = (uneven(0), uneven(2));
+        let copy = |row: usize, copies: usize, tensor: &str| {
+            vec![Source::Copy { tensor: tensor.into(), row, copies }]
+        };
+        let up = |name| rows(Transfer::Upcycling, [&sparse, &dense], name);
+        assert_eq!(up("encoder/block_1/moe/experts/wi"), copy(1, 2, "encoder/block_0/mlp/wi"));
+        assert_eq!(up("decoder/block_2/moe/experts/wi"), copy(2, 2, "decoder/block_0/mlp/wi"));
+        assert_eq!(up("encoder/last_0/mlp/wi"), copy(2, 1, "encoder/block_0/mlp/wi"));
+        assert_eq!(up("decoder/block_1/mlp/wi"), copy(1, 1, "decoder/block_0/mlp/wi"));
+        let down = rows(Transfer::Distillation, [&dense, &sparse], "decoder/block_0/mlp/wi");
+        let kept = ["decoder/block_0/mlp/wi", "decoder/block_1/mlp/wi"].map(|name| copy(0, 1, name));
+        assert_eq!(down, [&kept.concat()[..], &[Source::Fresh]].concat());
     }
 }

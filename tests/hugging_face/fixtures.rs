@@ -23,7 +23,7 @@ pub fn folders() -> Vec<PathBuf> {
 #[test]
 fn every_case_gives_the_numbers_of_the_other_library() {
     let folders = folders();
-    assert!(folders.len() >= 11, "found {} cases", folders.len());
+    assert!(folders.len() >= 14, "found {} cases", folders.len());
     for folder in folders {
         let work = tempfile::tempdir().unwrap();
         check(&folder, work.path());

@@ -74,6 +74,17 @@ fn a_setting_alone_makes_no_names() {
 }
 
 #[test]
+fn settings_without_a_sparse_block_are_those_of_another_model() {
+    let mut settings = folder::settings();
+    // 2 blocks over 3 are distance 0, which is none.
+    for key in ["num_sparse_encoder_layers", "num_sparse_decoder_layers"] {
+        settings[key] = 3.into();
+    }
+    let expected = "setting `num_sparse_encoder_layers`: found 3, expected a sparse block in the encoder or in the decoder";
+    assert_eq!(problems(&settings, &folder::tensors())[0], expected);
+}
+
+#[test]
 fn models_and_files_that_are_not_known_are_named() {
     let with = |key: &str, value: Value| {
         let mut settings = folder::settings();
@@ -87,8 +98,6 @@ fn models_and_files_that_are_not_known_are_named() {
     );
     let message = with("d_model", 0.into());
     assert!(message.ends_with("there/config.json: the settings make no configuration"), "{message}");
-    let sparse = with("num_sparse_decoder_layers", 2.into());
-    assert!(sparse.contains("the same distance between sparse blocks"), "{sparse}");
 
     let place = Place::new(&folder::settings(), &folder::tensors());
     let import = || convert::import(&place.path("there"), &place.path("here")).unwrap_err().to_string();

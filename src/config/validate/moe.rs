@@ -7,15 +7,13 @@ use crate::config::model::{Architecture, ModelConfig};
 use crate::config::moe::{MoeConfig, Sublayers};
 use crate::config::router::{Exploration, Priority, Router, Second};
 use crate::config::run::RunConfig;
+use crate::config::side::Side;
 use serde_json::json;
 
 pub(super) fn check(model: &ModelConfig) -> Checked {
     let moe = &model.moe;
     count("model.moe.num_experts", moe.num_experts, 0..=1 << 20, 8)?;
-    count("model.moe.every", moe.every, 1..=MAX_LAYERS, 2)?;
-    if let Some(offset) = moe.offset {
-        count("model.moe.offset", offset, 0..=moe.every - 1, moe.every - 1)?;
-    }
+    spacing(model)?;
     if let Some(d_ff) = moe.d_ff {
         count("model.moe.d_ff", d_ff, 1..=MAX_WIDTH, 2048)?;
     }
@@ -29,6 +27,33 @@ pub(super) fn check(model: &ModelConfig) -> Checked {
     rate("model.moe.expert_dropout", moe.expert_dropout, 0.4)?;
     weight("model.moe.load_balancing_coef", moe.load_balancing_coef, 0.01)?;
     weight("model.moe.z_loss_coef", moe.z_loss_coef, 0.001)
+}
+
+/// A sparse block stands inside its run, and a decoder alone has the encoder's fields.
+fn spacing(model: &ModelConfig) -> Checked {
+    let moe = &model.moe;
+    count("model.moe.every", moe.every, 0..=MAX_LAYERS, 2)?;
+    within("model.moe.offset", moe.offset, moe.every)?;
+    let every = moe.decoder_every.unwrap_or(moe.every);
+    count("model.moe.decoder_every", every, 0..=MAX_LAYERS, 2)?;
+    within("model.moe.decoder_offset", moe.decoder_offset, every)?;
+    if model.architecture == Architecture::EncoderDecoder {
+        return Ok(());
+    }
+    let fields = [
+        ("model.moe.decoder_every", moe.decoder_every, "every"),
+        ("model.moe.decoder_offset", moe.decoder_offset, "offset"),
+    ];
+    fields.into_iter().try_for_each(|(path, found, field)| {
+        let expected = format!("null in a decoder_only model, which has model.moe.{field}");
+        require(found.is_none(), path, found.unwrap_or(0), &expected, format_args!("null"))
+    })
+}
+
+/// A position in a run of so many blocks.
+fn within(path: &str, offset: Option<usize>, every: usize) -> Checked {
+    let last = every.saturating_sub(1);
+    offset.map_or(Ok(()), |offset| count(path, offset, 0..=last, last))
 }
 
 /// Experts in attention make what its heads need, and stand for no feed-forward network.
@@ -57,7 +82,7 @@ fn routers(model: &ModelConfig) -> Checked {
     let (moe, alone) = (&model.moe, model.architecture == Architecture::DecoderOnly);
     router("model.moe.router", &moe.router, moe)?;
     let Some(decoder) = &moe.decoder_router else {
-        return if alone { causal("model.moe.router", &moe.router) } else { causal_default(moe) };
+        return if alone { causal("model.moe.router", &moe.router) } else { causal_default(model) };
     };
     let expected = "null in a decoder_only model, whose router is model.moe.router";
     let found = json!(decoder);
@@ -157,8 +182,8 @@ fn causal(path: &str, router: &Router) -> Checked {
 }
 
 /// As [`causal`], for a decoder that has no router of its own yet.
-fn causal_default(moe: &MoeConfig) -> Checked {
-    if moe.num_experts == 0 || causal("", &moe.router).is_ok() {
+fn causal_default(model: &ModelConfig) -> Checked {
+    if model.sparse_blocks(Side::Decoder) == 0 || causal("", &model.moe.router).is_ok() {
         return Ok(());
     }
     let expected = "a causal router, since model.moe.router looks at later tokens, which a decoder must not";
@@ -188,17 +213,12 @@ fn capacity(capacity: &Capacity) -> Checked {
 /// Groups of so many tokens exist: a batch without a divisor near the limit would fall into tiny ones.
 pub(super) fn groups(config: &RunConfig) -> Checked {
     let Group::Tokens(limit) = config.model.moe.group else { return Ok(()) };
-    if config.model.moe.num_experts == 0 {
-        return Ok(());
-    }
     let sequences = config.sequences_per_replica();
-    let rows = match config.model.architecture {
-        Architecture::EncoderDecoder => vec![config.batch.input_length, config.batch.target_length],
-        Architecture::DecoderOnly => vec![config.batch.input_length],
-    };
-    rows.into_iter().try_for_each(|length| {
+    let mut sides = Side::BOTH.into_iter().filter(|side| config.model.sparse_blocks(*side) > 0);
+    sides.try_for_each(|side| {
+        let length = config.row_length(side);
         let tokens = sequences * length;
-        let size = config.model.moe.groups(sequences, length).tokens_per_group;
+        let size = config.groups(side).tokens_per_group;
         let near = size >= limit.div_ceil(2) || size == tokens;
         let each = if config.mesh.batch_parts() > 1 { " on a device" } else { "" };
         let expected = format!(

@@ -89,10 +89,19 @@ def cases():
              "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 4, "n_routed_experts": 16, "n_shared_experts": 1,
              "q_lora_rank": 48, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16,
              "rope_scaling": YARN | {"mscale": 0.7, "mscale_all_dim": 1.0}}, lengths=(64,), rows=4),
+        # Behind the others, whose numbers then stay as they are.
+        Case("switch", "every second block sparse, every third in the decoder",
+             DEEP | {"num_sparse_encoder_layers": 3, "num_sparse_decoder_layers": 2, "expert_capacity": 3}, drops=True, fixture=True, generates=True),
+        Case("switch", "all blocks sparse in the encoder alone",
+             SWITCH | {"num_sparse_encoder_layers": 2, "expert_capacity": 2}, "left", drops=True, fixture=True),
+        # More sparse blocks than blocks is how its settings say none.
+        Case("switch", "a dense decoder", SWITCH | {"num_sparse_decoder_layers": 3, "expert_capacity": 2}, drops=True, fixture=True),
+        Case("switch", "a dense encoder", SWITCH | {"num_sparse_encoder_layers": 3, "expert_capacity": 2}, drops=True),
     ]
     for number, case in enumerate(found):
         case.seed = number
-    return found
+    models = list(dict.fromkeys(case.model for case in found))
+    return sorted(found, key=lambda case: models.index(case.model))
 
 
 def batch(case):

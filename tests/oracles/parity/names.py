@@ -18,8 +18,8 @@ def ours(name, config, tied):
     layer, place = int(layer), int(place)
     if what.endswith("relative_attention_bias"):
         return f"{side}/relative_bias", (), False
-    period = config["moe"]["every"] if config["moe"]["num_experts"] else 1
-    sparse = config["moe"]["num_experts"] > 0 and layer % period == config["moe"]["offset"]
+    every, offset = spacing(config["moe"], side)
+    period, sparse = every or 1, every > 0 and layer % every == offset
     last = 1 if side == "encoder" else 2
     group = "attention" if place == 0 else "cross_attention" if place < last else "moe" if sparse else "mlp"
     path, index = f"{side}/block_{layer % period}/{group}", (layer // period,)
@@ -31,6 +31,15 @@ def ours(name, config, tied):
     if expert:
         return f"{path}/experts/{expert[2]}", (*index, int(expert[1])), True
     return f"{path}/{what.split('.')[-1]}", index, True
+
+
+def spacing(moe, side):
+    """One block in how many is sparse, 0 for none, and which."""
+    if moe["num_experts"] == 0:
+        return 0, 0
+    if side == "decoder" and moe["decoder_every"] is not None:
+        return moe["decoder_every"], moe["decoder_offset"]
+    return moe["every"], moe["offset"]
 
 
 ATTENTION = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o", "q_a_proj": "q_down", "q_a_layernorm": "q_norm",

@@ -86,7 +86,7 @@ def run(model, case):
     found = {"loss": out.loss, "logits": out.logits, "encoder_states": out.encoder_last_hidden_state}
     if sparse:
         for side, logits in [("encoder", out.encoder_router_logits), ("decoder", out.decoder_router_logits)]:
-            found[f"{side}/router_logits"] = torch.stack(logits)
+            found |= {f"{side}/router_logits": torch.stack(logits)} if logits else {}
     return {name: value.detach().numpy().astype(np.float32) for name, value in (found | gradients(model)).items()}
 
 
