@@ -61,7 +61,12 @@ fn a_run_starts_from_the_parameters_of_another_and_goes_on_bit_for_bit() {
     let row = format!("0 inputs and {} targets of 20 examples", sum("truncated_targets"));
     assert!(printed.contains(&row) && printed.contains("held-out exact match"), "{printed}");
 
-    workspace.succeed(&fine_tune("parts", &[&start[..], &["--steps", "3"]].concat()));
+    // The same run, had it been stopped behind its first checkpoint.
+    workspace.copy("whole", "parts");
+    for step in [4, 5] {
+        std::fs::remove_file(workspace.path(format!("parts/checkpoints/step_0000000{step}.safetensors")))
+            .unwrap();
+    }
     workspace.succeed(&fine_tune("parts", &["--resume", "--steps", "5", "--eval-every", "3"]));
     assert_eq!(newest(workspace, "parts").recorded_digest(), newest(workspace, "whole").recorded_digest());
 

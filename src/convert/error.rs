@@ -84,6 +84,12 @@ pub enum Problem {
     #[error("tensor `{name}` holds numbers that {dtype} cannot hold exactly; give --dtype to round them")]
     Rounding { name: String, dtype: String },
 
+    #[error(
+        "tensor `{name}` holds all experts of a layer; save the model with a tensor for each, as `save_pretrained` does \
+         unless `save_original_format` is False"
+    )]
+    Packed { name: String },
+
     #[error("the settings ask for {asked} tensors, the files hold {found}")]
     Count { asked: usize, found: usize },
 

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 
 const TOKENIZER: &str = "tokenizer.json";
 
+/// How names of tensors end that hold the matrices of all experts of a layer.
+const PACKED: [&str; 2] = [".experts.gate_up_proj", ".experts.down_proj"];
+
 /// What [`import`] made.
 #[derive(Clone, Debug)]
 pub struct Imported {
@@ -91,6 +94,11 @@ fn checked(
     mut problems: Vec<Problem>,
 ) -> Result<Plan, ConvertError> {
     let path = || source.to_path_buf();
+    let packed = folder.weights.names().filter(|name| PACKED.iter().any(|end| name.ends_with(end)));
+    let packed: Vec<Problem> = packed.map(|name| Problem::Packed { name: name.into() }).collect();
+    if !packed.is_empty() {
+        return Err(ConvertError::Refused { path: path(), problems: [problems, packed].concat() });
+    }
     // Names are made only if there can be as many tensors: a setting alone must not fill the memory.
     let (asked, found) = (plan::count(&config.model), folder.weights.len());
     if asked > found.saturating_mul(2).saturating_add(1000) {

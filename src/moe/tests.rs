@@ -1,14 +1,15 @@
 //! One layer with every router: both dispatch forms agree, slots are held once, gradients are those of differences.
 
 use super::dispatch::{self, Plan};
+use super::experts;
 use super::layer::MoeShape;
 use super::router::{Slots, from_logits};
 use super::testing::{close, outputs, shape};
 use crate::build::{BuildError, Builder};
-use crate::config::{Dispatch, Exploration, ModelConfig, Placement, Priority, Router, Second};
+use crate::config::{Dispatch, Exploration, ModelConfig, MoeConfig, Placement, Priority, Router, Second};
 use crate::grad::gradients;
 use crate::ir::{DType, Literal, TensorType, Value};
-use crate::layers::{Context, Phase, Weights};
+use crate::layers::{Context, Params, Phase, Weights};
 use crate::shard::Mesh;
 
 const GROUPS: usize = 2;
@@ -331,6 +332,32 @@ fn a_whole_layer_has_the_published_outputs_in_both_forms() {
             assert_eq!(*found == 0.0, expected == 0.0, "{form:?}: only dropped tokens are zero");
         }
     }
+}
+
+#[test]
+fn dropout_of_experts_is_apart_from_that_of_all_else() {
+    // One expert of matrices [[1]] gives back what each of 1600 slots holds.
+    let found = |dropout: f64, expert_dropout: f64, phase: Phase| {
+        let moe = MoeConfig { num_experts: 1, expert_dropout, ..MoeConfig::default() };
+        let config = ModelConfig { d_model: 1, d_ff: 1, dropout, moe, ..ModelConfig::default() };
+        let found = outputs(&[Literal::new([1, 1600, 1], &[1f32; 1600]).unwrap()], |b, x| {
+            let mut params = Params::default();
+            experts::declare(&mut params, &config);
+            let defs = params.into_defs();
+            let ones = defs.iter().map(|def| b.full(&def.ty(), 1.0)).collect::<Result<Vec<_>, _>>()?;
+            let weights = Weights::new(Mesh::default(), defs.iter().zip(ones));
+            let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
+            let cx = Context { config: &config, mesh: Mesh::default(), phase, weights: &weights, key };
+            Ok(vec![experts::apply(b, &cx, x[0])?])
+        });
+        found.into_iter().next().unwrap()
+    };
+    assert_eq!(found(0.9, 0.0, Phase::Train), [1.0; 1600]);
+    assert_eq!(found(0.0, 0.25, Phase::Eval), [1.0; 1600]);
+    let kept: Vec<f64> = found(0.0, 0.25, Phase::Train).into_iter().filter(|x| *x != 0.0).collect();
+    close(&kept, &vec![4.0 / 3.0; kept.len()], 1e-6);
+    // Five deviations of sqrt(1600 * 3 / 16) = 17.4.
+    assert!((1113..=1287).contains(&kept.len()), "{}", kept.len());
 }
 
 #[test]

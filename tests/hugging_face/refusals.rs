@@ -213,6 +213,22 @@ fn tensors_of_a_decoder_that_do_not_fit_are_listed() {
 }
 
 #[test]
+fn experts_in_one_tensor_are_named_without_all_that_would_follow() {
+    let there = fixtures::folders().into_iter().find(|path| path.ends_with(MIXTRAL)).unwrap();
+    let text = std::fs::read_to_string(there.join("config.json")).unwrap();
+    let mut tensors = read_tensors(&there.join("model.safetensors")).unwrap();
+    tensors.retain(|(name, _)| !name.contains("block_sparse_moe"));
+    let packed = "model.layers.1.mlp.experts.gate_up_proj";
+    tensors.push((packed.into(), Literal::zeros(TensorType::new(DType::F32, [4, 32, 8]))));
+    let found = problems(&serde_json::from_str(&text).unwrap(), &tensors);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(
+        found[0].starts_with(&format!("tensor `{packed}` holds all experts of a layer; save")),
+        "{found:?}"
+    );
+}
+
+#[test]
 fn quantised_weights_are_refused_whatever_their_files_hold() {
     let place = Place::new(&folder::settings(), &folder::tensors());
     let settings = json!({"model_type": "deepseek_v3", "quantization_config": {"quant_method": "fp8"}});

@@ -73,6 +73,33 @@ fn samples_are_drawn_from_the_softmax() {
 }
 
 #[test]
+fn noise_on_what_the_router_sees_keeps_to_its_range_or_its_share_and_evaluation_has_none() {
+    let (config, weights) = (ModelConfig::default(), Weights::default());
+    let ones = Literal::new([1, 400, 4], &[1f32; 1600]).unwrap();
+    let seen = |exploration: Exploration, phase: Phase| {
+        let found = outputs(std::slice::from_ref(&ones), |b, x| {
+            let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
+            let cx = Context { config: &config, mesh: Mesh::default(), phase, weights: &weights, key };
+            Ok(vec![noise::on_inputs(b, &cx, exploration, x[0])?])
+        });
+        found.into_iter().next().unwrap()
+    };
+    let (jitter, dropout) =
+        (Exploration::InputJitter { epsilon: 0.1 }, Exploration::InputDropout { rate: 0.25 });
+    let factors = seen(jitter, Phase::Train);
+    let (least, most) = factors.iter().fold((2.0f64, 0.0f64), |(a, b), x| (a.min(*x), b.max(*x)));
+    assert!((0.9..0.902).contains(&least) && (1.098..=1.1 + 1e-6).contains(&most), "{least} to {most}");
+    // Five deviations of 0.2 / sqrt(12 * 1600).
+    let mean = factors.iter().sum::<f64>() / 1600.0;
+    assert!((mean - 1.0).abs() < 0.0073, "{mean}");
+    let kept: Vec<f64> = seen(dropout, Phase::Train).into_iter().filter(|x| *x != 0.0).collect();
+    close(&kept, &vec![4.0 / 3.0; kept.len()], 1e-6);
+    // Five deviations of sqrt(1600 * 3 / 16) = 17.4.
+    assert!((1113..=1287).contains(&kept.len()), "{}", kept.len());
+    assert_eq!([seen(jitter, Phase::Eval), seen(dropout, Phase::Eval)].concat(), [1.0; 3200]);
+}
+
+#[test]
 fn statistics_of_nothing_but_padding_are_zero() {
     for router in [switch(Priority::Position), Router::ExpertChoice {}] {
         let found = decided(router, [2, 4, 4], 2, &FOUR, Some(&[0.0; 8]));
