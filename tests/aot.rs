@@ -138,6 +138,28 @@ fn a_step_on_a_mesh_compiles_for_its_slice_with_the_collectives_of_the_plan() {
 }
 
 #[test]
+fn the_largest_slice_of_every_kind_of_chip_is_compiled_for() {
+    let Some(plugin) = libtpu() else { return };
+    let sizes = ["d_model=8", "d_ff=8", "d_kv=8", "num_heads=1", "num_encoder_layers=1", "num_decoder_layers=1"];
+    let tiny = sizes.map(|size| format!("model.{size}"));
+    let tiny: Vec<&str> = tiny.iter().map(String::as_str).chain(["model.moe.num_experts=0"]).collect();
+    let program = artifact(&tiny, "forward");
+    for (topology, chips, memory) in [
+        ("v4:16x16x16", 4096, 33e9),
+        ("v5e:16x16", 256, 16e9),
+        ("v5p:16x20x28", 8960, 102e9),
+        ("v6e:32x32", 1024, 33e9),
+        ("tpu7x:16x16x16", 4096, 101e9),
+    ] {
+        let options = options(&plugin, topology, Duration::from_secs(300));
+        let report = aot::compile(&program, "forward", &options, None).unwrap();
+        assert_eq!(report.chips, chips);
+        let limit = report.compiler.unwrap().said.memory_limit_bytes.unwrap() as f64;
+        assert!(limit > memory && limit < 1.05 * memory + 1e9, "{topology}: {limit}");
+    }
+}
+
+#[test]
 fn a_compiler_that_ends_its_process_is_a_message() {
     let Some(plugin) = libtpu() else { return };
     let program = artifact(&[], "eval_step");
