@@ -140,7 +140,8 @@ fn a_step_on_a_mesh_compiles_for_its_slice_with_the_collectives_of_the_plan() {
 #[test]
 fn the_largest_slice_of_every_kind_of_chip_is_compiled_for() {
     let Some(plugin) = libtpu() else { return };
-    let sizes = ["d_model=8", "d_ff=8", "d_kv=8", "num_heads=1", "num_encoder_layers=1", "num_decoder_layers=1"];
+    let sizes =
+        ["d_model=8", "d_ff=8", "d_kv=8", "num_heads=1", "num_encoder_layers=1", "num_decoder_layers=1"];
     let tiny = sizes.map(|size| format!("model.{size}"));
     let tiny: Vec<&str> = tiny.iter().map(String::as_str).chain(["model.moe.num_experts=0"]).collect();
     let program = artifact(&tiny, "forward");
