@@ -2,8 +2,8 @@
 
     scale_table.py FOLDER DOCUMENT
 
-What stands between the marks of the document is replaced: the table of presets, in the order of scripts/scale.txt, and the
-comparison with the paper.
+What stands between the marks of the document is replaced: the tables of presets on TPUs and on GPUs, in the order of
+scripts/scale.txt, and the comparison with the paper. A table without a single report stays as it is.
 Needs Python 3.8 or later, standard library only.
 """
 
@@ -115,18 +115,28 @@ def table(header, rows):
     return "\n".join(lines)
 
 
-def put(text, mark, content):
+def put(text, mark, header, rows):
     start, end = "<!-- %s -->" % mark, "<!-- end of %s -->" % mark
+    if not rows:
+        return text
     before, rest = text.split(start)
-    return before + start + "\n" + content + "\n" + end + rest.split(end)[1]
+    return before + start + "\n" + table(header, rows) + "\n" + end + rest.split(end)[1]
+
+
+def is_tpu(report):
+    return report["topology"].startswith(("v", "tpu"))
 
 
 def main(folder, document):
     reports = read(folder)
     with open(document) as file:
         text = file.read()
-    text = put(text, "table", table(HEADER, [row(report, overrides) for _, report, overrides in reports]))
-    text = put(text, "comparison", table(PAPER_HEADER, comparison(reports)))
+    rows = {True: [], False: []}
+    for _, report, overrides in reports:
+        rows[is_tpu(report)].append(row(report, overrides))
+    text = put(text, "table", HEADER, rows[True])
+    text = put(text, "gpus", HEADER, rows[False])
+    text = put(text, "comparison", PAPER_HEADER, comparison(reports))
     with open(document, "w") as file:
         file.write(text)
 
