@@ -52,7 +52,7 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
         aot::plan(&search, &options, |settings| args.config.load_with(settings), |line| common::note(line));
     match args.json {
         true => common::say(serde_json::to_string_pretty(&found)?)?,
-        false => common::say(format_args!("{}\n{}", table(&found), legend(&found)))?,
+        false => common::say(format!("{}\n{}", table(&found), legend(&found)).trim_end())?,
     }
     let fits = found.iter().any(|candidate| candidate.verdict == Verdict::Fits);
     Ok(ExitCode::from(if fits { 0 } else { NOTHING_FITS }))
