@@ -1,26 +1,32 @@
 //! Operations with subgraphs, each a computation of its own.
 
 use super::function::{Function, Inst, Module};
+use super::Alias;
 use super::node::{self, Target};
-use crate::hlo::{ShapeProto, shape_of, tuple_shape};
-use crate::ir::{DType, Graph, Op, Scan, TensorType, Value};
+use crate::hlo::{ShapeProto, SliceDimensions, shape_of, tuple_shape};
+use crate::ir::{DType, Graph, Node, Op, Scan, TensorType, Value};
 use std::sync::Arc;
 
 /// The entry computation: parameters one by one, a tuple as result.
-pub(super) fn entry(module: &mut Module, graph: &Graph, names: &[String]) -> (i64, ShapeProto) {
+pub(super) fn entry(
+    module: &mut Module,
+    graph: &Graph,
+    names: &[String],
+    aliases: &[Alias],
+) -> (i64, ShapeProto) {
     let mut f = Function::default();
     let mut inputs = vec![];
     for (i, ty) in graph.input_types().iter().enumerate() {
         f.scope = names.get(i).cloned().unwrap_or_default();
         inputs.push(f.parameter(module, shape_of(ty)));
     }
-    let outputs = body(&mut Target { module, f: &mut f }, graph, inputs);
+    let outputs = body(&mut Target { module, f: &mut f }, graph, inputs, aliases);
     let root = f.tuple(module, &outputs);
     (f.finish(module, "main", &root), root.shape)
 }
 
-/// Emits all nodes of `graph` on these inputs; returns its outputs.
-fn body(t: &mut Target, graph: &Graph, inputs: Vec<Inst>) -> Vec<Inst> {
+/// Emits all nodes of `graph` on these inputs; returns its outputs. Those that `aliases` names take over buffers of inputs.
+fn body(t: &mut Target, graph: &Graph, inputs: Vec<Inst>, aliases: &[Alias]) -> Vec<Inst> {
     let mut values: Vec<Option<Inst>> = vec![None; graph.num_values()];
     let mut inputs = inputs.into_iter();
     for node in graph.nodes() {
@@ -30,7 +36,11 @@ fn body(t: &mut Target, graph: &Graph, inputs: Vec<Inst>) -> Vec<Inst> {
             let operands: Vec<&Inst> =
                 node.operands.iter().filter_map(|v| values[v.index()].as_ref()).collect();
             t.f.scope = node.scope.to_string();
-            node::lower(t, node, &operands, &graph.types(&node.results))
+            let types = graph.types(&node.results);
+            match &node.op {
+                Op::Scan(scan) => self::scan(t, scan, &operands, &types, &in_place(graph, node, aliases)),
+                _ => node::lower(t, node, &operands, &types),
+            }
         };
         for (value, inst) in node.results.iter().zip(results) {
             values[value.index()] = Some(inst);
@@ -44,7 +54,7 @@ fn body(t: &mut Target, graph: &Graph, inputs: Vec<Inst>) -> Vec<Inst> {
 /// A call without a computation of its own.
 pub(super) fn inline(t: &mut Target, graph: &Graph, x: &[&Inst]) -> Vec<Inst> {
     let scope = t.f.scope.clone();
-    let outputs = body(t, graph, x.iter().map(|&i| i.clone()).collect());
+    let outputs = body(t, graph, x.iter().map(|&i| i.clone()).collect(), &[]);
     t.f.scope = scope;
     outputs
 }
@@ -55,7 +65,7 @@ fn on_tuple(module: &mut Module, name: &str, graph: &Graph, bare: bool) -> i64 {
     let shape = tuple_shape(graph.input_types().iter().map(shape_of).collect());
     let state = f.parameter(module, shape);
     let inputs = f.untuple(module, &state);
-    let outputs = body(&mut Target { module, f: &mut f }, graph, inputs);
+    let outputs = body(&mut Target { module, f: &mut f }, graph, inputs, &[]);
     let root = if bare { outputs[0].clone() } else { f.tuple(module, &outputs) };
     f.finish(module, name, &root)
 }
@@ -112,30 +122,55 @@ pub(super) fn sort(
 fn on_scalars(module: &mut Module, graph: &Graph) -> i64 {
     let mut f = Function::default();
     let inputs: Vec<Inst> = graph.input_types().iter().map(|ty| f.parameter(module, shape_of(ty))).collect();
-    let outputs = body(&mut Target { module, f: &mut f }, graph, inputs);
+    let outputs = body(&mut Target { module, f: &mut f }, graph, inputs, &[]);
     f.finish(module, "comparator", &outputs[0])
 }
 
-/// A `while` whose state is: the index, consts, carries, xs, and the ys so far.
+/// A stack that a scan reads and one that it makes, by their positions among xs and ys: one buffer holds both.
+type InPlace = (usize, usize);
+
+/// The stacks of a scan that it may update in place: the result takes over the buffer of an input of the graph, and no later
+/// node reads that.
+fn in_place(graph: &Graph, node: &Node, aliases: &[Alias]) -> Vec<InPlace> {
+    let Op::Scan(scan) = &node.op else { return vec![] };
+    let xs = &node.operands[scan.num_consts + scan.num_carry..];
+    let ys = &node.results[scan.num_carry..];
+    let after = &graph.nodes()[graph.node_index(node.results[0]) + 1..];
+    let pair = |&(output, input): &Alias| {
+        let (new, old) = (graph.outputs()[output], graph.inputs()[input]);
+        let (x, y) = (xs.iter().position(|&x| x == old)?, ys.iter().position(|&y| y == new)?);
+        let is_free = !after.iter().any(|node| node.operands.contains(&old));
+        (is_free && node.operands.iter().filter(|&&v| v == old).count() == 1).then_some((x, y))
+    };
+    aliases.iter().filter_map(pair).collect()
+}
+
+/// A `while` whose state is: the index, consts, carries, xs, and the ys so far, without those that take the place of an x.
 ///
 /// XLA aliases the tuple in place, so that an iteration touches one element of each x and y.
-pub(super) fn scan(t: &mut Target, scan: &Scan, x: &[&Inst], types: &[TensorType]) -> Vec<Inst> {
+fn scan(t: &mut Target, scan: &Scan, x: &[&Inst], types: &[TensorType], in_place: &[InPlace]) -> Vec<Inst> {
     if scan.length == 0 {
         return no_steps(t, scan, x, types);
     }
+    let first_x = 1 + scan.num_consts + scan.num_carry;
     let mut state = vec![t.f.scalar(t.module, DType::S32, 0.0)];
     state.extend(owned(x));
-    for ty in &types[scan.num_carry..] {
-        let empty = t.f.zeros(t.module, ty);
-        state.push(empty);
+    // Where each y is in the state.
+    let mut places = vec![];
+    for (y, ty) in types[scan.num_carry..].iter().enumerate() {
+        let shared = in_place.iter().find(|pair| pair.1 == y);
+        places.push(shared.map_or(state.len(), |(x, _)| first_x + x));
+        if shared.is_none() {
+            let empty = t.f.zeros(t.module, ty);
+            state.push(empty);
+        }
     }
     let shape = tuple_shape(state.iter().map(|s| s.shape.clone()).collect());
     let cond = below(t.module, shape.clone(), scan.length);
-    let step = iteration(t.module, scan, shape, &types[scan.num_carry..]);
+    let step = iteration(t.module, scan, shape, (&types[scan.num_carry..], &places));
     let last = emit_while(t, cond, step, &state);
-    let first_carry = 1 + scan.num_consts;
-    let first_y = 1 + x.len();
-    [&last[first_carry..first_carry + scan.num_carry], &last[first_y..]].concat()
+    let carry = last[first_x - scan.num_carry..first_x].iter();
+    carry.chain(places.iter().map(|&place| &last[place])).cloned().collect()
 }
 
 /// The initial carry and empty ys: a body would take a row out of nothing, which XLA refuses.
@@ -160,7 +195,13 @@ fn below(module: &mut Module, shape: ShapeProto, length: usize) -> i64 {
     f.finish(module, "condition", &less)
 }
 
-fn iteration(module: &mut Module, scan: &Scan, shape: ShapeProto, ys: &[TensorType]) -> i64 {
+/// One iteration on the state; `places` are those of the ys in it.
+fn iteration(
+    module: &mut Module,
+    scan: &Scan,
+    shape: ShapeProto,
+    (ys, places): (&[TensorType], &[usize]),
+) -> i64 {
     let mut f = Function::default();
     let tuple = f.parameter(module, shape);
     let state = f.untuple(module, &tuple);
@@ -174,24 +215,28 @@ fn iteration(module: &mut Module, scan: &Scan, shape: ShapeProto, ys: &[TensorTy
     };
     let zero = f.scalar(module, DType::S32, 0.0);
     let fixed = scan.num_consts + scan.num_carry;
-    let num_xs = scan.body.inputs().len() - fixed;
     let mut inputs = state[1..1 + fixed].to_vec();
-    for (stack, ty) in state[1 + fixed..].iter().zip(&scan.body.input_types()[fixed..]) {
-        inputs.push(element(module, &mut f, stack, ty, (&position, &zero)));
+    let xs = 1 + fixed..1 + scan.body.inputs().len();
+    for (place, ty) in xs.clone().zip(&scan.body.input_types()[fixed..]) {
+        inputs.push(element(module, &mut f, &state[place], ty, (&position, &zero)));
     }
-    let outputs = body(&mut Target { module, f: &mut f }, &scan.body, inputs);
+    let outputs = body(&mut Target { module, f: &mut f }, &scan.body, inputs, &[]);
     let (carry, y) = outputs.split_at(scan.num_carry);
 
     let one = f.scalar(module, DType::S32, 1.0);
-    let next = f.emit(module, "add", shape_of(&index_ty), &[&state[0], &one], |_| ());
-    let mut result = vec![next];
-    result.extend_from_slice(&state[1..1 + scan.num_consts]);
-    result.extend_from_slice(carry);
-    result.extend_from_slice(&state[1 + fixed..1 + fixed + num_xs]);
-    for ((buffer, value), ty) in state[1 + fixed + num_xs..].iter().zip(y).zip(ys) {
-        result.push(store(module, &mut f, buffer, value, ty, (&position, &zero)));
+    let mut next = state.clone();
+    next[0] = f.emit(module, "add", shape_of(&index_ty), &[&state[0], &one], |_| ());
+    next[1 + scan.num_consts..1 + fixed].clone_from_slice(carry);
+    let carried: Vec<(Inst, TensorType)> = carry.iter().cloned().zip(scan.body.output_types()).collect();
+    let late = match places.iter().any(|place| xs.contains(place)) {
+        true => once(module, &mut f, &position, &carried),
+        false => position.clone(),
+    };
+    for ((&place, value), ty) in places.iter().zip(y).zip(ys) {
+        let position = if xs.contains(&place) { &late } else { &position };
+        next[place] = store(module, &mut f, &state[place], value, ty, (position, &zero));
     }
-    let root = f.tuple(module, &result);
+    let root = f.tuple(module, &next);
     f.finish(module, "scan", &root)
 }
 
@@ -209,6 +254,33 @@ fn element(
     let sizes = node::longs(&row.shape);
     let slice = f.emit(module, "dynamic-slice", shape_of(&row), &operands, |p| p.dynamic_slice_sizes = sizes);
     f.reshape(module, &slice, ty)
+}
+
+/// `position`, once `results` are there: a sum with zeros that are made of their bits.
+///
+/// XLA copies a stack that is read and overwritten in one iteration unless every reader comes before the update by its
+/// operands; a barrier does not last until then.
+fn once(module: &mut Module, f: &mut Function, position: &Inst, results: &[(Inst, TensorType)]) -> Inst {
+    let word = shape_of(&TensorType::scalar(DType::U32));
+    let mut position = position.clone();
+    let bits = f.scalar(module, DType::U32, 31.0);
+    for (result, ty) in results.iter().filter(|(_, ty)| ty.dtype.is_float() && ty.elements() > 0) {
+        let element = TensorType::new(ty.dtype, vec![1; ty.rank()]);
+        let bounds = |limit| SliceDimensions { start: 0, limit, stride: 1 };
+        let first = f.emit(module, "slice", shape_of(&element), &[result], |p| {
+            p.slice_dimensions = vec![bounds(1); ty.rank()];
+        });
+        let first = f.reshape(module, &first, &TensorType::scalar(ty.dtype));
+        let single = shape_of(&TensorType::scalar(DType::F32));
+        let first = f.emit(module, "convert", single, &[&first], |_| ());
+        let mut zero = f.emit(module, "bitcast-convert", word.clone(), &[&first], |_| ());
+        for _ in 0..2 {
+            zero = f.emit(module, "shift-right-logical", word.clone(), &[&zero, &bits], |_| ());
+        }
+        let zero = f.emit(module, "convert", position.shape.clone(), &[&zero], |_| ());
+        position = f.emit(module, "add", position.shape.clone(), &[&position, &zero], |_| ());
+    }
+    position
 }
 
 /// `buffer` of type `stacked` with `value` at `position`.

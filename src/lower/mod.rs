@@ -21,7 +21,7 @@ pub type Alias = (usize, usize);
 /// caller has checked that their types agree. `names` are those of the inputs, for people who read profiles and reports.
 pub fn lower(name: &str, graph: &Graph, names: &[String], aliases: &[Alias]) -> HloModuleProto {
     let mut module = Module::default();
-    let (entry, shape) = control::entry(&mut module, graph, names);
+    let (entry, shape) = control::entry(&mut module, graph, names, aliases);
     let parameters = graph
         .inputs()
         .iter()

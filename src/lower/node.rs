@@ -36,7 +36,6 @@ pub(super) fn lower(t: &mut Target, node: &Node, x: &[&Inst], types: &[TensorTyp
     let shapes: Vec<ShapeProto> = types.iter().map(shape_of).collect();
     match &node.op {
         Op::While { cond, body } => control::while_loop(t, cond, body, x),
-        Op::Scan(scan) => control::scan(t, scan, x, types),
         Op::Conditional { branches } => control::conditional(t, branches, x, shapes),
         Op::Sort { dim, comparator, stable } => control::sort(t, (*dim, comparator, *stable), x, shapes),
         Op::Call(call) => control::inline(t, &call.body, x),

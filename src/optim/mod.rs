@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `spec` | [`ParamSpec`], [`slots`]: what an optimizer keeps per parameter |
 //! | `update` | [`update`]: rate, global norm, then one rule per parameter |
+//! | `rows` | a stack row by row, inside the loop that makes its gradients |
 //! | `adafactor`, `adamw` | the rules |
 //! | `schedule` | [`learning_rate`] by step |
 //!
@@ -13,6 +14,7 @@
 
 mod adafactor;
 mod adamw;
+mod rows;
 mod schedule;
 mod spec;
 mod update;

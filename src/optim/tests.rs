@@ -34,6 +34,15 @@ fn adamw(weight: f64, clip: Option<f64>) -> OptimizerConfig {
 
 /// `(params, grads, slots, step) -> (params, slots, rate, norm)`.
 fn program(config: &OptimizerConfig, schedule: &Schedule, specs: &[ParamSpec], grads: DType) -> Graph {
+    program_by_rows(config, schedule, (specs, grads), false)
+}
+
+fn program_by_rows(
+    config: &OptimizerConfig,
+    schedule: &Schedule,
+    (specs, grads): (&[ParamSpec], DType),
+    gradients_by_rows: bool,
+) -> Graph {
     let n = specs.len();
     let mut types: Vec<TensorType> = specs.iter().map(|s| s.ty.clone()).collect();
     types.extend(specs.iter().map(|s| s.ty.with_dtype(grads)));
@@ -42,7 +51,7 @@ fn program(config: &OptimizerConfig, schedule: &Schedule, specs: &[ParamSpec], g
     let graph = Builder::graph(&types, |b, x| {
         let (step, state) = x.split_last().unwrap();
         let (values, grads, slots) = (&state[..n], &state[n..2 * n], &state[2 * n..]);
-        let cx = Context { mesh: Mesh::default(), optimizer: config, schedule };
+        let cx = Context { mesh: Mesh::default(), optimizer: config, schedule, gradients_by_rows };
         let new = update(b, &cx, specs, values, grads, slots, *step)?;
         Ok([new.params, new.slots, vec![new.learning_rate, new.grad_norm]].concat())
     });
@@ -53,7 +62,23 @@ fn program(config: &OptimizerConfig, schedule: &Schedule, specs: &[ParamSpec], g
 
 /// All results after these gradients of one parameter, from zero slots.
 fn train(config: &OptimizerConfig, spec: &ParamSpec, param: &[f32], grads: &[&[f32]]) -> Vec<Vec<f64>> {
-    let graph = program(config, &FLAT, std::slice::from_ref(spec), DType::F32);
+    let [whole, by_rows] = [false, true].map(|by_rows| {
+        let specs = std::slice::from_ref(spec);
+        let graph = program_by_rows(config, &FLAT, (specs, DType::F32), by_rows);
+        assert_eq!(graph.nodes().iter().any(|n| matches!(n.op, Op::Scan(_))), by_rows && spec.batch_axes > 0);
+        train_by(&graph, config, spec, param, grads)
+    });
+    assert_eq!(whole, by_rows);
+    whole
+}
+
+fn train_by(
+    graph: &Graph,
+    config: &OptimizerConfig,
+    spec: &ParamSpec,
+    param: &[f32],
+    grads: &[&[f32]],
+) -> Vec<Vec<f64>> {
     let shape = spec.ty.shape.clone();
     let mut state = vec![Literal::new(shape.clone(), param).unwrap()];
     state.extend(slots(config, std::slice::from_ref(spec)).into_iter().map(|s| Literal::zeros(s.ty)));
@@ -61,7 +86,7 @@ fn train(config: &OptimizerConfig, spec: &ParamSpec, param: &[f32], grads: &[&[f
         let mut inputs = state.clone();
         inputs.insert(1, Literal::new(shape.clone(), grad).unwrap());
         inputs.push(Literal::scalar(step as i32));
-        state = evaluate(&graph, &inputs).unwrap();
+        state = evaluate(graph, &inputs).unwrap();
         if step + 1 < grads.len() {
             state.truncate(state.len() - 2);
         }
@@ -271,7 +296,8 @@ fn inputs_that_do_not_fit_are_refused() {
     let result = Builder::graph(&[TensorType::scalar(DType::S32)], |b, x| {
         let param = b.zeros(&TensorType::new(DType::F32, [3]))?;
         let one = [param];
-        let cx = Context { mesh: Mesh::default(), optimizer: &adamw(0.1, None), schedule: &FLAT };
+        let optimizer = &adamw(0.1, None);
+        let cx = Context { mesh: Mesh::default(), optimizer, schedule: &FLAT, gradients_by_rows: false };
         update(b, &cx, &[spec(&[3], 0)], &one, &one, &one, x[0])?;
         Ok(vec![])
     });

@@ -2,6 +2,7 @@
 
 use super::adafactor::{self, Adafactor};
 use super::adamw::{self, AdamW};
+use super::rows;
 use super::schedule::learning_rate;
 use super::spec::{Factors, ParamSpec, slots_of};
 use crate::build::{BuildError, Builder};
@@ -18,6 +19,18 @@ pub struct Context<'a> {
     pub mesh: Mesh,
     pub optimizer: &'a OptimizerConfig,
     pub schedule: &'a Schedule,
+    /// Whether one loop makes the gradients of all elements of a stack, which [`crate::ir::optimize`] lets take up the update.
+    pub gradients_by_rows: bool,
+}
+
+impl Context<'_> {
+    /// The largest norm of all gradients together.
+    fn clip_global_norm(&self) -> Option<f64> {
+        match *self.optimizer {
+            OptimizerConfig::Adafactor { clip_global_norm, .. }
+            | OptimizerConfig::AdamW { clip_global_norm, .. } => clip_global_norm,
+        }
+    }
 }
 
 /// What an optimizer step gives.
@@ -55,16 +68,23 @@ pub(super) struct Gradient {
 /// New value of a parameter and of its slots.
 pub(super) type Updated = Result<(Value, Vec<Value>), BuildError>;
 
-enum Rule {
+/// A gradient, and the sum of the squares of what this device holds of it: `f32[]`, or one for each row of a stack.
+pub(super) struct Measured {
+    pub gradient: Gradient,
+    pub squares: Value,
+}
+
+pub(super) enum Rule {
     Adafactor(Adafactor),
     AdamW(AdamW),
 }
 
 /// Adds one step of the optimizer to the program.
 ///
-/// `values` are the blocks of `params` that this device holds; `grads` their shapes and any float type; `slots` are as [`super::slots`] lists them;
-/// `step` is an integer scalar, 0 at the first step. Gradients are clipped by their global norm first, if the configuration
-/// says so. Errors: [`BuildError::Invalid`] if the inputs do not fit.
+/// `values` are the blocks of `params` that this device holds; `grads` their shapes and any float type: of each parameter this device's part,
+/// which is summed over the devices that hold copies; `slots` are as [`super::slots`] lists them; `step` is an integer scalar, 0 at the first step.
+/// Gradients are clipped by their global norm first, if the configuration says so. Errors: [`BuildError::Invalid`] if the
+/// inputs do not fit.
 pub fn update(
     b: &mut Builder,
     cx: &Context,
@@ -74,31 +94,91 @@ pub fn update(
     slots: &[Value],
     step: Value,
 ) -> Result<Update, BuildError> {
-    let config = cx.optimizer;
     check(b, cx, params, (values, grads, slots))?;
     let learning_rate = learning_rate(b, cx.schedule, step)?;
-    let (gradients, grad_norm) = gradients(b, cx, params, grads)?;
     let count = b.convert(step, DType::F32)?;
     let count = b.add_scalar(count, 1.0)?;
-    let clip = clip_factor(b, config, grad_norm)?;
-    let rule = Rule::new(b, config, Scalars { mesh: cx.mesh, rate: learning_rate, count, clip })?;
-    let mut result = Update { params: vec![], slots: vec![], learning_rate, grad_norm };
-    let mut slots = slots;
-    for ((spec, &value), gradient) in params.iter().zip(values).zip(gradients) {
-        let (own, rest) = slots.split_at(slots_of(config, spec).len().min(slots.len()));
-        slots = rest;
-        let (value, own) = b.scoped(&spec.name, |b| {
-            let clipped = clip.map_or(Ok(gradient.clipped), |clip| b.scale(gradient.clipped, clip))?;
-            rule.apply(b, spec, value, Gradient { clipped, ..gradient }, own)
+    let scalars = Scalars { mesh: cx.mesh, rate: learning_rate, count, clip: None };
+    let mut left = slots;
+    let tensors: Vec<Tensor> = params
+        .iter()
+        .zip(values.iter().zip(grads))
+        .map(|(spec, (&value, &grad))| {
+            let (slots, rest) = left.split_at(slots_of(cx.optimizer, spec).len());
+            left = rest;
+            Tensor { spec, value, grad, slots }
+        })
+        .collect();
+    let (updated, grad_norm) = match cx.clip_global_norm() {
+        Some(limit) => clipped(b, cx, &tensors, scalars, limit)?,
+        None => unclipped(b, cx, &tensors, scalars)?,
+    };
+    let (params, slots): (Vec<Value>, Vec<Vec<Value>>) = updated.into_iter().unzip();
+    Ok(Update { params, slots: slots.concat(), learning_rate, grad_norm })
+}
+
+/// A parameter and what belongs to it.
+#[derive(Clone, Copy)]
+pub(super) struct Tensor<'a> {
+    pub spec: &'a ParamSpec,
+    pub value: Value,
+    pub grad: Value,
+    pub slots: &'a [Value],
+}
+
+/// New parameters with their slots, and the norm of all gradients.
+type All = Result<(Vec<(Value, Vec<Value>)>, Value), BuildError>;
+
+/// All gradients are there before any parameter changes: their norm scales each.
+fn clipped(b: &mut Builder, cx: &Context, tensors: &[Tensor], scalars: Scalars, limit: f64) -> All {
+    let measured = |tensor: &Tensor| b.scoped(&tensor.spec.name, |b| measure(b, cx, tensor.spec, tensor.grad));
+    let measured: Vec<Measured> = tensors.iter().map(measured).collect::<Result<_, _>>()?;
+    let grad_norm = norm(b, cx, tensors, measured.iter().map(|m| m.squares))?;
+    let clip = clip_factor(b, limit, grad_norm)?;
+    let rule = Rule::new(b, cx.optimizer, Scalars { clip: Some(clip), ..scalars })?;
+    let apply = |(&Tensor { spec, value, slots, .. }, Measured { gradient, .. }): (&Tensor, Measured)| {
+        b.scoped(&spec.name, |b| {
+            let clipped = b.scale(gradient.clipped, clip)?;
+            rule.apply(b, spec, value, Gradient { clipped, ..gradient }, slots)
+        })
+    };
+    let updated = tensors.iter().zip(measured).map(apply).collect::<Result<_, _>>()?;
+    Ok((updated, grad_norm))
+}
+
+/// Each parameter for itself.
+fn unclipped(b: &mut Builder, cx: &Context, tensors: &[Tensor], scalars: Scalars) -> All {
+    let rule = Rule::new(b, cx.optimizer, scalars)?;
+    let (mut updated, mut squares) = (vec![], vec![]);
+    for &tensor in tensors {
+        let new = b.scoped(&tensor.spec.name, |b| match cx.gradients_by_rows && rows::has_rows(tensor.spec) {
+            true => rows::apply(b, cx, scalars, tensor),
+            false => apply(b, cx, &rule, tensor),
         })?;
-        result.params.push(value);
-        result.slots.extend(own);
+        updated.push((new.value, new.slots));
+        squares.push(new.squares);
     }
-    Ok(result)
+    let grad_norm = norm(b, cx, tensors, squares)?;
+    Ok((updated, grad_norm))
+}
+
+/// What one parameter becomes.
+pub(super) struct New {
+    pub value: Value,
+    pub slots: Vec<Value>,
+    /// As in [`Measured`].
+    pub squares: Value,
+}
+
+/// The update of one parameter whose gradient is not clipped.
+pub(super) fn apply(b: &mut Builder, cx: &Context, rule: &Rule, tensor: Tensor) -> Result<New, BuildError> {
+    let Measured { gradient, squares } = measure(b, cx, tensor.spec, tensor.grad)?;
+    let (value, slots) = rule.apply(b, tensor.spec, tensor.value, gradient, tensor.slots)?;
+    Ok(New { value, slots, squares })
 }
 
 impl Rule {
-    fn new(b: &mut Builder, config: &OptimizerConfig, scalars: Scalars) -> Result<Self, BuildError> {
+    pub fn new(b: &mut Builder, config: &OptimizerConfig, scalars: Scalars) -> Result<Self, BuildError> {
         match *config {
             OptimizerConfig::Adafactor {
                 decay_exponent,
@@ -158,36 +238,42 @@ fn factors(config: &OptimizerConfig, spec: &ParamSpec) -> Option<Factors> {
     }
 }
 
-/// The gradients in float32, not clipped yet, and their global norm.
-fn gradients(
+/// The gradient in float32, summed over the devices that hold copies of the parameter: each has a part of the cotangent.
+fn measure(b: &mut Builder, cx: &Context, spec: &ParamSpec, grad: Value) -> Result<Measured, BuildError> {
+    let grad = cx.mesh.sum(b, grad, &spec.partition.copied())?;
+    let clipped = b.convert(grad, DType::F32)?;
+    let squares = b.square(clipped)?;
+    let Some(f) = factors(cx.optimizer, spec) else {
+        return Ok(Measured { gradient: Gradient { clipped, means: None }, squares: b.sum_all(squares)? });
+    };
+    // The row means that the moments need hold the sum already: no further pass over the gradient.
+    let row = mean(b, cx.mesh, spec, squares, &[f.largest])?;
+    let col = mean(b, cx.mesh, spec, squares, &[f.second])?;
+    let sum = b.sum_all(row)?;
+    let squares = b.mul_scalar(sum, spec.ty.shape[f.largest] as f64)?;
+    Ok(Measured { gradient: Gradient { clipped, means: Some((row, col)) }, squares })
+}
+
+/// The norm of all gradients, from the squares of each.
+fn norm(
     b: &mut Builder,
     cx: &Context,
-    params: &[ParamSpec],
-    grads: &[Value],
-) -> Result<(Vec<Gradient>, Value), BuildError> {
-    // Sums of squares, by the axes over which their tensors are split.
+    tensors: &[Tensor],
+    squares: impl IntoIterator<Item = Value>,
+) -> Built {
+    // By the axes over which their tensors are split.
     let mut sums: BTreeMap<Vec<Axis>, Value> = BTreeMap::new();
-    let mut gradients = vec![];
-    for (spec, &grad) in params.iter().zip(grads) {
-        let value = b.convert(grad, DType::F32)?;
-        let squares = b.square(value)?;
-        let (means, sum, split) = match factors(cx.optimizer, spec) {
-            // The row means that the moments need hold the sum already: no further pass over the gradient.
-            Some(f) => {
-                let row = mean(b, cx.mesh, spec, squares, &[f.largest])?;
-                let col = mean(b, cx.mesh, spec, squares, &[f.second])?;
-                let sum = b.sum_all(row)?;
-                let sum = b.mul_scalar(sum, spec.ty.shape[f.largest] as f64)?;
-                (Some((row, col)), sum, spec.partition.without(f.largest).axes())
-            }
-            None => (None, b.sum_all(squares)?, spec.partition.axes()),
+    for (&Tensor { spec, .. }, squares) in tensors.iter().zip(squares) {
+        let sum = b.sum_all(squares)?;
+        let split = match factors(cx.optimizer, spec) {
+            Some(f) => spec.partition.without(f.largest).axes(),
+            None => spec.partition.axes(),
         };
         let sum = match sums.get(&split) {
             Some(&before) => b.add(before, sum)?,
             None => sum,
         };
         sums.insert(split, sum);
-        gradients.push(Gradient { clipped: value, means });
     }
     let mut total = b.scalar(DType::F32, 0.0)?;
     for (axes, sum) in sums {
@@ -195,7 +281,7 @@ fn gradients(
         total = b.add(total, sum)?;
     }
     let norm = b.sqrt(total)?;
-    Ok((gradients, b.name(norm, "grad_norm", &[])))
+    Ok(b.name(norm, "grad_norm", &[]))
 }
 
 /// The mean over dimensions `dims` of the whole tensor, from the block `x` that this device holds.
@@ -229,15 +315,10 @@ fn long_sum(b: &mut Builder, x: Value, dims: &[usize]) -> Built {
 }
 
 /// `limit / max(norm, limit)`: 1 below the limit, not a number where the norm is not.
-fn clip_factor(b: &mut Builder, config: &OptimizerConfig, norm: Value) -> Result<Option<Value>, BuildError> {
-    let limit = match config {
-        OptimizerConfig::Adafactor { clip_global_norm, .. }
-        | OptimizerConfig::AdamW { clip_global_norm, .. } => *clip_global_norm,
-    };
-    let Some(limit) = limit else { return Ok(None) };
+fn clip_factor(b: &mut Builder, limit: f64, norm: Value) -> Built {
     let limit = b.scalar(DType::F32, limit)?;
     let norm = b.max(norm, limit)?;
-    Ok(Some(b.div(limit, norm)?))
+    b.div(limit, norm)
 }
 
 /// `old * keep + new * (1 - keep)` for a constant `keep`.

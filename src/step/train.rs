@@ -10,8 +10,8 @@ use crate::grad;
 use crate::ir::{DType, TensorType, Value};
 use crate::layers::{Context, ParamDef, Phase, Weights};
 use crate::model::{self, Batch};
-use crate::optim::{self, ParamSpec};
-use crate::shard::{BATCH, Mesh};
+use crate::optim;
+use crate::shard::BATCH;
 
 /// Numbers that a step sums over tokens.
 const NUM_SUMS: usize = 5;
@@ -43,12 +43,16 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
         n => inputs.accumulated(b, batch, n)?,
     };
     let (grads, metrics) = sums.split_at(layout.specs.len());
-    let grads = b.scoped("gradients", |b| over_devices(b, config.mesh, &layout.specs, grads))?;
     let weights = trained(&layout.params, &params);
     let update = b.scoped("optimizer", |b| {
-        let cx =
-            optim::Context { mesh: config.mesh, optimizer: &config.optimizer, schedule: &config.schedule };
-        optim::update(b, &cx, &layout.specs, &weights, &grads, &slots, step)
+        let cx = optim::Context {
+            mesh: config.mesh,
+            optimizer: &config.optimizer,
+            schedule: &config.schedule,
+            // Microbatches add their gradients up in another loop.
+            gradients_by_rows: config.model.scan_blocks && config.batch.accumulation <= 1,
+        };
+        optim::update(b, &cx, &layout.specs, &weights, grads, &slots, step)
     })?;
 
     let mut outputs = vec![];
@@ -75,17 +79,6 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
 /// Of values that belong to `defs`, those that are trained.
 fn trained(defs: &[ParamDef], values: &[Value]) -> Vec<Value> {
     defs.iter().zip(values).filter(|(def, _)| def.trained).map(|(_, &value)| value).collect()
-}
-
-/// Sums the gradients of each parameter over the devices that hold copies of it: each has a part of the cotangent.
-fn over_devices(
-    b: &mut Builder,
-    mesh: Mesh,
-    specs: &[ParamSpec],
-    grads: &[Value],
-) -> Result<Vec<Value>, BuildError> {
-    let sum = |(spec, &grad): (&ParamSpec, &Value)| mesh.sum(b, grad, &spec.partition.copied());
-    specs.iter().zip(grads).map(sum).collect()
 }
 
 /// What every microbatch needs.

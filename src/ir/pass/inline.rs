@@ -1,7 +1,7 @@
 //! Calls are replaced by their bodies.
 
-use super::rebuild::{Memo, Rebuild};
-use crate::ir::graph::{Graph, Node, Value};
+use super::rebuild::{Memo, Rebuild, append};
+use crate::ir::graph::Graph;
 use crate::ir::op::Op;
 
 /// The graph without calls and stopped gradients, in subgraphs too; inner nodes keep their scopes.
@@ -19,7 +19,8 @@ fn inline(graph: &Graph, memo: &mut Memo) -> Graph {
             Op::StopGradient => to.alias(node.results[0], operands[0]),
             Op::Call(call) => {
                 let body = memo.visit(&call.body, &mut inline);
-                copy_body(&mut to, node, &body, &operands);
+                let outputs = append(&mut to.out, &body, &operands);
+                node.results.iter().zip(outputs).for_each(|(&result, output)| to.alias(result, output));
             }
             op => {
                 let op = op.map_subgraphs(&mut |g| memo.visit(g, &mut inline));
@@ -28,28 +29,6 @@ fn inline(graph: &Graph, memo: &mut Memo) -> Graph {
         }
     }
     to.finish()
-}
-
-/// Appends the nodes of `body` and lets the results of `call` stand for its outputs.
-fn copy_body(to: &mut Rebuild, call: &Node, body: &Graph, operands: &[Value]) {
-    let mut map = vec![Value(u32::MAX); body.num_values()];
-    for (&input, &operand) in body.inputs().iter().zip(operands) {
-        map[input.index()] = operand;
-    }
-    for node in body.nodes().iter().filter(|n| !matches!(n.op, Op::Parameter { .. })) {
-        let operands = node.operands.iter().map(|v| map[v.index()]).collect();
-        let types = body.types(&node.results);
-        let results = to.out.push(node.op.clone(), operands, types, node.scope.clone());
-        for (old, new) in node.results.iter().zip(results) {
-            map[old.index()] = new;
-            if let Some(axes) = body.axes(*old) {
-                to.out.set_axes(new, axes);
-            }
-        }
-    }
-    for (&result, output) in call.results.iter().zip(body.outputs()) {
-        to.alias(result, map[output.index()]);
-    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 //! | `prune` | nodes, loop carries and subgraph results that nothing needs |
 //! | `share` | equal operations on equal operands are computed once |
 //! | `inline` | calls are replaced by their bodies |
+//! | `fuse` | loops over rows that another loop makes become part of it |
 //! | `simplify`, `peephole` | the walk over all nodes / local identities: `x + 0`, `reshape(reshape(x))` |
 //! | `rebuild` | what the passes share: a copy of a graph with values renamed, subgraphs visited once |
 
+mod fuse;
 mod inline;
 mod peephole;
 mod prune;
@@ -16,6 +18,7 @@ mod rebuild;
 mod share;
 mod simplify;
 
+pub use fuse::fuse_scans;
 pub use inline::inline_calls;
 pub use prune::prune;
 pub use share::share;
@@ -26,11 +29,11 @@ use super::graph::Graph;
 /// Rounds of [`optimize`]; one pass can open work for an earlier one, rarely twice.
 const MAX_ROUNDS: usize = 4;
 
-/// The graph that lowering takes: calls inlined, then simplified, shared and pruned until nothing changes.
+/// The graph that lowering takes: calls inlined, scans fused, then simplified, shared and pruned until nothing changes.
 ///
 /// Differentiate first: derivatives of calls and stopped gradients are gone afterwards.
 pub fn optimize(graph: &Graph) -> Graph {
-    let mut current = inline_calls(graph);
+    let mut current = fuse_scans(&inline_calls(graph));
     for _ in 0..MAX_ROUNDS {
         let next = prune(&share(&simplify(&current)));
         debug_assert!(super::verify(&next).is_ok(), "internal: {:?}", super::verify(&next));
