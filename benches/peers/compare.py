@@ -143,4 +143,5 @@ def main():
     page.write_text(text)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -182,4 +182,5 @@ def main():
     take_turns(times, turn)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -103,6 +103,22 @@ fn table(cost: &StepCost) -> Summary {
         let ratio = peak as f64 / cost.state_bytes.max(1) as f64;
         table.row("peak memory of the process", format!("{} ({ratio:.2} x state)", bytes_text(peak)));
     }
+    if let Some(memory) = &cost.memory {
+        let step = memory.state + memory.temporaries;
+        let rows = [
+            ("  in steps: libraries and client", bytes_text(memory.runtime)),
+            ("  in steps: programs, left by the compiler", bytes_text(memory.programs)),
+            ("  in steps: state", bytes_text(memory.state)),
+            ("  in steps: activations, gradients", bytes_text(memory.temporaries)),
+            (
+                "state and what steps add",
+                format!("{} ({:.2} x state)", bytes_text(step), memory.step_over_state()),
+            ),
+        ];
+        rows.into_iter().for_each(|(name, value)| {
+            table.row(name, value);
+        });
+    }
     for part in &cost.parts {
         let share = 100.0 * part.seconds / step.median;
         table.row(

@@ -1,7 +1,7 @@
 //! Operations with subgraphs, each a computation of its own.
 
-use super::function::{Function, Inst, Module};
 use super::Alias;
+use super::function::{Function, Inst, Module};
 use super::node::{self, Target};
 use crate::hlo::{ShapeProto, SliceDimensions, shape_of, tuple_shape};
 use crate::ir::{DType, Graph, Node, Op, Scan, TensorType, Value};

@@ -18,7 +18,7 @@ pub use emission::{Emission, emission};
 pub use parts::{Part, parts};
 pub use peak::{PEAK_SIZE, Peak};
 use ready::{Ready, ready};
-pub use step::{StepCost, step};
+pub use step::{Memory, StepCost, step};
 pub use turns::{Start, Turn, Turns};
 
 /// A measurement that cannot be made.

@@ -4,7 +4,7 @@ use super::ready::PROGRAM;
 use super::{Emission, MeasureError, Part, Peak, Spread, parts, ready};
 use crate::config::RunConfig;
 use crate::inspect::{self, Flops, ScopeRow};
-use crate::report::peak_resident_bytes;
+use crate::report::{peak_resident_bytes, resident_bytes, restart_peak};
 use crate::runtime::Backend;
 use serde::Serialize;
 use std::time::Instant;
@@ -38,8 +38,35 @@ pub struct StepCost {
     pub state_bytes: u64,
     /// Of the whole process, XLA and its compiler included.
     pub peak_process_bytes: Option<u64>,
+    /// Where the system tells.
+    pub memory: Option<Memory>,
     /// The kinds of layers, if asked for.
     pub parts: Vec<Part>,
+}
+
+/// Resident bytes of the process while it runs steps, by what they are for.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Memory {
+    /// Before anything was compiled for the model: libraries, the client, the operands of the product.
+    pub runtime: u64,
+    /// What the compiler and the start left behind when the first step began, beside the state.
+    pub programs: u64,
+    pub state: u64,
+    /// What the steps add at their peak: activations, gradients, batches.
+    pub temporaries: u64,
+}
+
+impl Memory {
+    /// From what was resident before compilation and before the first step, and the peak from then on.
+    fn new(before: u64, ready: u64, peak: u64, state: u64) -> Self {
+        let programs = ready.saturating_sub(before).saturating_sub(state);
+        Self { runtime: before, programs, state, temporaries: peak.saturating_sub(ready) }
+    }
+
+    /// The peak over state and temporaries alone, divided by the state.
+    pub fn step_over_state(&self) -> f64 {
+        (self.state + self.temporaries) as f64 / self.state.max(1) as f64
+    }
 }
 
 /// Runs `steps` training steps on random tokens, in turns with the product that gives the peak; then, if asked, its parts.
@@ -58,7 +85,12 @@ pub fn step(
     let backend = open()?;
     let platform = backend.platform().to_owned();
     let peak = Peak::new(&*backend)?;
+    let before = resident_bytes();
     let mut ready = ready(backend, config)?;
+    let at_start = resident_bytes();
+    // The compiler's own peak is counted so far.
+    let peak_so_far = peak_resident_bytes();
+    let counts_anew = restart_peak();
     let report = inspect::inspect(ready.session.program(PROGRAM)?.1)?;
 
     let (mut times, mut rates) = (vec![], vec![]);
@@ -75,7 +107,13 @@ pub fn step(
     let (step, peak) = (Spread::new(times), Spread::new(rates).median);
     let state_bytes = ready.session.artifact().manifest.state_bytes;
     let (emission, compile_seconds) = (ready.emission, ready.compile_seconds);
-    let peak_process_bytes = peak_resident_bytes();
+    let peak_in_steps = peak_resident_bytes();
+    let memory = match (before, at_start, peak_in_steps) {
+        (Some(before), Some(start), Some(peak)) if counts_anew => {
+            Some(Memory::new(before, start, peak, state_bytes))
+        }
+        _ => None,
+    };
     drop(ready.session);
     let parts = if with_parts { parts(&*open()?, config)? } else { vec![] };
     let products = report.flops.dot as f64 / peak;
@@ -95,7 +133,8 @@ pub fn step(
         step_over_products: step.median / products,
         layers: report.scopes,
         state_bytes,
-        peak_process_bytes,
+        peak_process_bytes: peak_so_far.max(peak_in_steps),
+        memory,
         parts,
     })
 }
@@ -104,4 +143,17 @@ pub fn step(
 fn tokens_per_step(config: &RunConfig) -> usize {
     let encoder = if config.model.num_encoder_layers > 0 { config.batch.input_length } else { 0 };
     config.batch.sequences * (encoder + config.batch.target_length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_the_memory_add_up_to_the_peak() {
+        let memory = Memory::new(100, 700, 1500, 400);
+        let Memory { runtime, programs, state, temporaries } = memory;
+        assert_eq!((runtime, programs, state, temporaries), (100, 200, 400, 800));
+        assert_eq!(memory.step_over_state(), 3.0);
+    }
 }

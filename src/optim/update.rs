@@ -131,7 +131,8 @@ type All = Result<(Vec<(Value, Vec<Value>)>, Value), BuildError>;
 
 /// All gradients are there before any parameter changes: their norm scales each.
 fn clipped(b: &mut Builder, cx: &Context, tensors: &[Tensor], scalars: Scalars, limit: f64) -> All {
-    let measured = |tensor: &Tensor| b.scoped(&tensor.spec.name, |b| measure(b, cx, tensor.spec, tensor.grad));
+    let measured =
+        |tensor: &Tensor| b.scoped(&tensor.spec.name, |b| measure(b, cx, tensor.spec, tensor.grad));
     let measured: Vec<Measured> = tensors.iter().map(measured).collect::<Result<_, _>>()?;
     let grad_norm = norm(b, cx, tensors, measured.iter().map(|m| m.squares))?;
     let clip = clip_factor(b, limit, grad_norm)?;
@@ -151,10 +152,11 @@ fn unclipped(b: &mut Builder, cx: &Context, tensors: &[Tensor], scalars: Scalars
     let rule = Rule::new(b, cx.optimizer, scalars)?;
     let (mut updated, mut squares) = (vec![], vec![]);
     for &tensor in tensors {
-        let new = b.scoped(&tensor.spec.name, |b| match cx.gradients_by_rows && rows::has_rows(tensor.spec) {
-            true => rows::apply(b, cx, scalars, tensor),
-            false => apply(b, cx, &rule, tensor),
-        })?;
+        let new =
+            b.scoped(&tensor.spec.name, |b| match cx.gradients_by_rows && rows::has_rows(tensor.spec) {
+                true => rows::apply(b, cx, scalars, tensor),
+                false => apply(b, cx, &rule, tensor),
+            })?;
         updated.push((new.value, new.slots));
         squares.push(new.squares);
     }

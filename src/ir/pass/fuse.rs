@@ -187,10 +187,7 @@ mod tests {
     use crate::ir::{DType, Literal, verify};
 
     /// Running sums of `x[3, 2]` and their squares; then `ys * weights * scale` row by row, where `scale` is what `scale_of` makes.
-    fn two_loops(
-        scale_of: impl Fn(&mut Builder, Value, &[Value]) -> Value,
-        reads_rows_later: bool,
-    ) -> Graph {
+    fn two_loops(scale_of: impl Fn(&mut Builder, Value, &[Value]) -> Value, reads_rows_later: bool) -> Graph {
         let row = TensorType::new(DType::F32, [2]);
         let stack = TensorType::new(DType::F32, [3, 2]);
         let inputs = [stack.clone(), stack, row, TensorType::scalar(DType::F32)];
