@@ -132,10 +132,10 @@ type InPlace = (usize, usize);
 /// The stacks of a scan that it may update in place: the result takes over the buffer of an input of the graph, and no later
 /// node reads that.
 fn in_place(graph: &Graph, node: &Node, aliases: &[Alias]) -> Vec<InPlace> {
-    let Op::Scan(scan) = &node.op else { return vec![] };
+    let (Op::Scan(scan), Some(&first)) = (&node.op, node.results.first()) else { return vec![] };
     let xs = &node.operands[scan.num_consts + scan.num_carry..];
     let ys = &node.results[scan.num_carry..];
-    let after = &graph.nodes()[graph.node_index(node.results[0]) + 1..];
+    let after = &graph.nodes()[graph.node_index(first) + 1..];
     let pair = |&(output, input): &Alias| {
         let (new, old) = (graph.outputs()[output], graph.inputs()[input]);
         let (x, y) = (xs.iter().position(|&x| x == old)?, ys.iter().position(|&y| y == new)?);

@@ -7,6 +7,8 @@ mod control;
 mod function;
 mod node;
 mod prefix_sum;
+#[cfg(test)]
+mod tests;
 
 use crate::hlo::{AliasEntryProto, HloInputOutputAliasProto, HloModuleProto, program_shape, shape_of};
 use crate::ir::Graph;
