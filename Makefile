@@ -68,7 +68,7 @@ oracles: build $(ORACLES)/.venv/done
 	$(ORACLES)/.venv/bin/python $(ORACLES)/check.py $(CASES) target/release/switchyard
 
 parity: build $(ORACLES)/parity/.venv/done
-	$(ORACLES)/parity/.venv/bin/python $(ORACLES)/parity/check.py target/release/switchyard target/parity docs/parity.md
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(ORACLES)/parity/.venv/bin/python $(ORACLES)/parity/check.py target/release/switchyard target/parity docs/parity.md
 
 lint: setup
 	cargo fmt --check
