@@ -13,6 +13,10 @@ fn graphs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("graphs")
 }
 
+/// The demo's model as a decoder alone.
+const DECODER: [&str; 3] =
+    ["model.architecture=decoder_only", "model.num_encoder_layers=0", "data.objective.kind=causal"];
+
 fn preset(name: &str) -> RunConfig {
     RunConfig::load(graphs().join(format!("{name}.json"))).unwrap()
 }
@@ -130,8 +134,6 @@ fn counts_by_formula_are_those_of_the_declared_parameters() {
         let trained = defs.iter().filter(|def| def.trained);
         trained.map(|def| def.shape.iter().product::<usize>() as u64).sum()
     };
-    let causal =
-        ["model.architecture=decoder_only", "model.num_encoder_layers=0", "data.objective.kind=causal"];
     let latent =
         ["model.positions.kind=rotary", "model.attention.kind=latent", "model.attention.query_rank=24"];
     let variants = [
@@ -148,8 +150,8 @@ fn counts_by_formula_are_those_of_the_declared_parameters() {
         vec!["model.num_decoder_layers=7", "model.moe.decoder_every=3", "model.moe.decoder_offset=0"],
         vec!["model.moe.decoder_every=0"],
         vec!["model.moe.every=0", "model.moe.decoder_every=1"],
-        [&causal[..], &latent].concat(),
-        [&causal[..], &latent[..2], &["model.tie_embeddings=false"]].concat(),
+        [&DECODER[..], &latent].concat(),
+        [&DECODER[..], &latent[..2], &["model.tie_embeddings=false"]].concat(),
     ];
     let mut models: Vec<ModelConfig> = variants.iter().map(|changes| with(changes).unwrap().model).collect();
     models.extend(
@@ -263,13 +265,7 @@ fn the_reference_page_names_every_field() {
         vec!["data.objective.kind=text_to_text"],
         vec!["model.attention.kind=grouped_query"],
         vec!["model.positions.kind=rotary", "model.positions.yarn.factor=4"],
-        vec![
-            "model.architecture=decoder_only",
-            "model.num_encoder_layers=0",
-            "data.objective.kind=causal",
-            "model.positions.kind=rotary",
-            "model.attention.kind=latent",
-        ],
+        [&DECODER[..], &["model.positions.kind=rotary", "model.attention.kind=latent"]].concat(),
         vec!["data.tokenizer.kind=hugging_face", "data.tokenizer.path=x"],
         vec!["model.moe.router.kind=top_k", "model.moe.router.exploration.kind=input_dropout"],
         vec!["model.moe.router.kind=gshard", "model.moe.router.exploration.kind=sample"],
@@ -387,9 +383,7 @@ fn an_override_of_a_kind_comes_first_and_drops_the_fields_of_the_old_kind() {
 
 #[test]
 fn causal_decoder_only_models_have_equal_lengths() {
-    let overrides =
-        ["model.architecture=decoder_only", "model.num_encoder_layers=0", "data.objective.kind=causal"];
-    let config = with(&overrides).unwrap();
+    let config = with(&DECODER).unwrap();
     assert_eq!(config.model.architecture, Architecture::DecoderOnly);
     assert_eq!(config.data.objective, Objective::Causal);
     assert_eq!(config.batch.target_length, 128);
@@ -512,12 +506,7 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
              for example 5",
         ),
         (
-            &[
-                "model.architecture=decoder_only",
-                "model.num_encoder_layers=0",
-                "data.objective.kind=causal",
-                "model.moe.decoder_every=2",
-            ],
+            &[DECODER[0], DECODER[1], DECODER[2], "model.moe.decoder_every=2"],
             "model.moe.decoder_every: found 2, expected null in a decoder_only model, which has model.moe.every; for example null",
         ),
         (
@@ -597,22 +586,12 @@ fn impossible_values_are_refused_with_path_value_range_and_example() {
              at later tokens, which a decoder must not; for example \"position\"",
         ),
         (
-            &[
-                "model.architecture=decoder_only",
-                "model.num_encoder_layers=0",
-                "data.objective.kind=causal",
-                "model.moe.router.kind=expert_choice",
-            ],
+            &[DECODER[0], DECODER[1], DECODER[2], "model.moe.router.kind=expert_choice"],
             "model.moe.router.kind: found \"expert_choice\", expected a router whose tokens choose: experts that choose look \
              at later tokens, which a decoder must not; for example \"switch\"",
         ),
         (
-            &[
-                "model.architecture=decoder_only",
-                "model.num_encoder_layers=0",
-                "data.objective.kind=causal",
-                "model.moe.decoder_router.kind=top_k",
-            ],
+            &[DECODER[0], DECODER[1], DECODER[2], "model.moe.decoder_router.kind=top_k"],
             "model.moe.decoder_router: found {\"kind\":\"top_k\"",
         ),
         (

@@ -13,7 +13,9 @@ use switchyard::hlo;
 use switchyard::ir::{DType, Literal, TensorType};
 use switchyard::runtime::measure;
 use switchyard::runtime::pjrt::{self, PluginBackend};
-use switchyard::runtime::{Argument, Backend, CompileOptions, DeviceBuffer, Executable, RuntimeError};
+use switchyard::runtime::{
+    Argument, Backend, CompileOptions, DeviceBuffer, Executable, RuntimeChoice, RuntimeError,
+};
 
 const CPU_PLUGIN: &str = "cpu-plugin/pjrt_c_api_cpu_plugin.so";
 
@@ -38,7 +40,7 @@ fn backend() -> Option<&'static PluginBackend> {
         }
         // SAFETY: nothing reads the environment before the plugin is loaded, which is next.
         unsafe { std::env::set_var("XLA_FLAGS", "--xla_force_host_platform_device_count=4") };
-        Some(pjrt::open(&path, 2).unwrap().with_cache(None))
+        Some(pjrt::open(&path, 2, &[]).unwrap().with_cache(None))
     });
     backend.as_ref()
 }
@@ -200,7 +202,7 @@ fn arguments_that_do_not_fit_are_refused() {
 #[test]
 fn buffers_of_another_client_are_refused() {
     let backend = backend_or_return!();
-    let other = pjrt::open(backend.path(), 1).unwrap();
+    let other = pjrt::open(backend.path(), 1, &[]).unwrap();
     let foreign = other.upload(&Literal::new([3], &[0f32; 3]).unwrap(), 0).unwrap();
     let message = error(compile(ADD).unwrap().run(vec![upload(&[3], &[0.; 3]).into(), foreign.into()]));
     assert!(message.contains("argument 1 was made by another backend"), "{message}");
@@ -226,7 +228,7 @@ fn errors_carry_the_words_of_the_plugin() {
 fn a_compiled_program_comes_back_from_the_cache() {
     let backend = backend_or_return!();
     let folder = tempfile::tempdir().unwrap();
-    let cached = || pjrt::open(backend.path(), 1).unwrap().with_cache(Some(folder.path()));
+    let cached = || pjrt::open(backend.path(), 1, &[]).unwrap().with_cache(Some(folder.path()));
     let run = |backend: &PluginBackend| {
         let program = backend.compile(&module(STEP), &CompileOptions::default()).unwrap();
         let up =
@@ -265,7 +267,7 @@ fn mock(folder: &Path, variant: usize) -> Option<PathBuf> {
 }
 
 fn refusal(path: &Path) -> String {
-    error(pjrt::open(path, 1))
+    error(pjrt::open(path, 1, &[]))
 }
 
 #[test]
@@ -285,6 +287,24 @@ fn plugins_that_cannot_be_used_are_refused_with_the_reason() {
         let message = refusal(&path);
         assert!(message.contains(reason), "{variant}: {message}");
     }
+}
+
+#[test]
+fn a_plugin_for_gpus_is_told_how_much_memory_to_take_and_no_other_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(path) = mock(folder.path(), 9) else { return };
+    let asked = |name: &str, fraction| {
+        let copy = folder.path().join(name);
+        std::fs::copy(&path, &copy).unwrap();
+        error(RuntimeChoice::Plugin(copy).open_plugin(1, fraction))
+    };
+    let options = |fraction| asked("xla_cuda_plugin.so", fraction);
+    assert!(options(None).contains("failed: memory_fraction=0.9 preallocate=true (not found)"));
+    let half = Some("0.5".parse().unwrap());
+    assert!(options(half).contains("failed: memory_fraction=0.5 preallocate=true (not found)"));
+    assert!(asked("pjrt_other_plugin.so", None).contains("failed: no options (not found)"));
+    let refused = asked("pjrt_other_plugin.so", half);
+    assert!(refused.contains("--memory-fraction is for GPUs"), "{refused}");
 }
 
 #[test]

@@ -187,27 +187,11 @@ impl Builder {
 
     /// Inserts a copy of the nodes of `graph` here and returns its outputs.
     pub fn inline(&mut self, graph: &Graph, operands: &[Value]) -> Result<Vec<Value>, BuildError> {
-        let mut map = vec![None; graph.num_values()];
-        for (&input, &operand) in graph.inputs().iter().zip(operands) {
-            map[input.index()] = Some(operand);
+        let (found, expected) = (operands.len(), graph.inputs().len());
+        if found != expected {
+            return Err(BuildError::Invalid(format!("inline: {found} operands for {expected} inputs")));
         }
-        let get = |map: &[Option<Value>], v: Value| {
-            map[v.index()]
-                .ok_or_else(|| BuildError::Invalid(format!("internal: {v} is used before it is defined")))
-        };
-        for node in graph.nodes().iter().filter(|n| !matches!(n.op, Op::Parameter { .. })) {
-            let operands: Vec<Value> =
-                node.operands.iter().map(|&v| get(&map, v)).collect::<Result<_, _>>()?;
-            let types = graph.types(&node.results);
-            let results = self.graph.push(node.op.clone(), operands, types, node.scope.clone());
-            for (&old, &new) in node.results.iter().zip(&results) {
-                map[old.index()] = Some(new);
-                if let Some(axes) = graph.axes(old) {
-                    self.graph.set_axes(new, axes);
-                }
-            }
-        }
-        graph.outputs().iter().map(|&v| get(&map, v)).collect()
+        Ok(self.graph.append(graph, operands))
     }
 }
 

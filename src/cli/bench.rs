@@ -49,7 +49,7 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
         return print(args.json, &emission, &table);
     }
     let replicas = config.mesh.num_replicas();
-    let open = || args.device.open(devices, replicas).map_err(|e| MeasureError::Peak(e.into()));
+    let open = || args.device.open(devices, replicas).map_err(|e| MeasureError::Device(e.into()));
     if args.turns {
         let batch = args.inputs.as_deref().map(checkpoint::read_tensors).transpose()?;
         return take_turns(Turns::new(open, &config, batch)?);

@@ -5,7 +5,7 @@ use crate::artifact::{self, Artifact};
 use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::config::{ConfigError, RunConfig};
 use crate::convert::ConvertError;
-use crate::runtime::{Backend, RuntimeChoice};
+use crate::runtime::{Backend, MemoryFraction, RuntimeChoice};
 use crate::shard;
 use crate::train::Session;
 use anyhow::{Context, bail};
@@ -127,6 +127,9 @@ pub struct DeviceArgs {
     /// Runtime: cpu, or cuda, tpu or plugin:PATH for a PJRT plugin (`doctor` lists what is found)
     #[arg(long = "device", value_name = "RUNTIME", default_value_t)]
     choice: RuntimeChoice,
+    /// Share of each GPU's memory that the runtime takes at its start (--device cuda) [default: 0.9]
+    #[arg(long, value_name = "SHARE")]
+    memory_fraction: Option<MemoryFraction>,
 }
 
 impl DeviceArgs {
@@ -151,7 +154,7 @@ impl DeviceArgs {
 
     /// Opens the runtime with at least this many devices.
     pub fn open(&self, devices: &Devices, num_devices: usize) -> Result<Box<dyn Backend>, Unavailable> {
-        devices.open(&self.choice, num_devices)
+        devices.open(&self.choice, num_devices, self.memory_fraction)
     }
 }
 

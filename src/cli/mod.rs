@@ -21,7 +21,7 @@ mod run;
 mod train;
 mod upcycle;
 
-use crate::runtime::{Backend, RuntimeChoice, RuntimeError};
+use crate::runtime::{Backend, MemoryFraction, RuntimeChoice, RuntimeError};
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
@@ -81,9 +81,14 @@ pub enum Needs {
 pub struct Devices(Result<OpenBackend, RuntimeError>);
 
 impl Devices {
-    /// Opens the runtime that is asked for. Errors: why there is none.
-    pub fn open(&self, choice: &RuntimeChoice, num_devices: usize) -> Result<Box<dyn Backend>, Unavailable> {
-        match choice.open_plugin(num_devices).map_err(Unavailable::Failed)? {
+    /// Opens the runtime that is asked for, of a GPU with this share of its memory. Errors: why there is none.
+    pub fn open(
+        &self,
+        choice: &RuntimeChoice,
+        num_devices: usize,
+        memory: Option<MemoryFraction>,
+    ) -> Result<Box<dyn Backend>, Unavailable> {
+        match choice.open_plugin(num_devices, memory).map_err(Unavailable::Failed)? {
             Some(backend) => Ok(backend),
             None => self.open_cpu(num_devices),
         }

@@ -132,6 +132,25 @@ impl Graph {
         results
     }
 
+    /// Appends copies of the nodes of `body`, with these values for its inputs; returns its outputs. There are as many values as
+    /// inputs, and nodes of `body` follow those that they use.
+    pub(crate) fn append(&mut self, body: &Graph, inputs: &[Value]) -> Vec<Value> {
+        let mut map = vec![Value(u32::MAX); body.num_values()];
+        for (&input, &given) in body.inputs.iter().zip(inputs) {
+            map[input.index()] = given;
+        }
+        for node in body.nodes.iter().filter(|n| !matches!(n.op, Op::Parameter { .. })) {
+            let operands = node.operands.iter().map(|v| map[v.index()]).collect();
+            let types = body.types(&node.results);
+            let results = self.push(node.op.clone(), operands, types, node.scope.clone());
+            for (&old, new) in node.results.iter().zip(results) {
+                map[old.index()] = new;
+                self.values[new.index()].axes = body.axes(old);
+            }
+        }
+        body.outputs.iter().map(|v| map[v.index()]).collect()
+    }
+
     /// Replaces the operation of a node by one with more results (residuals for a backward pass); returns the new ones.
     pub(crate) fn extend_results(&mut self, node: usize, op: Op, more: Vec<TensorType>) -> Vec<Value> {
         let added: Vec<Value> = more.into_iter().map(|ty| self.new_value(ty, node as u32)).collect();

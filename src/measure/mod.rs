@@ -28,6 +28,8 @@ pub enum MeasureError {
     Compile(#[from] CompileError),
     #[error(transparent)]
     Session(#[from] SessionError),
+    #[error("the device cannot be opened")]
+    Device(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the peak of the device cannot be measured")]
     Peak(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("parts of a step are measured on one device, the mesh has {devices}")]

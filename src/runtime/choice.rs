@@ -1,5 +1,6 @@
 //! Which runtime a command asks for.
 
+use super::pjrt::Attribute;
 use super::plugins::{self, PluginKind};
 use super::{Backend, RuntimeError, pjrt};
 use std::fmt;
@@ -18,6 +19,28 @@ pub enum RuntimeChoice {
     Tpu,
     /// The plugin in this file.
     Plugin(PathBuf),
+}
+
+/// The share of each GPU's memory that the runtime takes when it starts and hands out itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MemoryFraction(f32);
+
+impl Default for MemoryFraction {
+    /// Leaves the driver and the libraries a tenth.
+    fn default() -> Self {
+        Self(0.9)
+    }
+}
+
+impl FromStr for MemoryFraction {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<f32>() {
+            Ok(share) if share > 0.0 && share <= 1.0 => Ok(Self(share)),
+            _ => Err("expected a number above 0, to 1".into()),
+        }
+    }
 }
 
 impl FromStr for RuntimeChoice {
@@ -61,13 +84,34 @@ impl RuntimeChoice {
 
     /// Opens the plugin with at least this many devices; `None` for the CPU runtime.
     ///
-    /// Errors: [`RuntimeError::NoTpu`] on a machine without one, where libtpu would ask the network for minutes.
-    pub fn open_plugin(&self, num_devices: usize) -> Result<Option<Box<dyn Backend>>, RuntimeError> {
+    /// Errors: [`RuntimeError::NoTpu`] on a machine without one, where libtpu would ask the network for minutes;
+    /// [`RuntimeError::NoFraction`] for devices other than GPUs.
+    pub fn open_plugin(
+        &self,
+        num_devices: usize,
+        memory: Option<MemoryFraction>,
+    ) -> Result<Option<Box<dyn Backend>>, RuntimeError> {
         if *self == Self::Tpu && !has_tpu() {
             return Err(RuntimeError::NoTpu);
         }
-        let Some(path) = self.plugin()? else { return Ok(None) };
-        Ok(Some(Box::new(pjrt::open(&path, num_devices)?)))
+        let path = self.plugin()?;
+        let kind = path.as_deref().map_or(PluginKind::Cpu, plugins::kind);
+        if memory.is_some() && kind != PluginKind::Cuda {
+            return Err(RuntimeError::NoFraction { runtime: self.to_string() });
+        }
+        let Some(path) = path else { return Ok(None) };
+        let options = options(kind, memory.unwrap_or_default());
+        Ok(Some(Box::new(pjrt::open(&path, num_devices, &options)?)))
+    }
+}
+
+/// What a plugin of this kind is told when it opens devices. Others than that for GPUs refuse what they do not know.
+fn options(kind: PluginKind, MemoryFraction(fraction): MemoryFraction) -> Vec<(&'static str, Attribute)> {
+    match kind {
+        PluginKind::Cuda => {
+            vec![("memory_fraction", Attribute::Float(fraction)), ("preallocate", Attribute::Bool(true))]
+        }
+        PluginKind::Cpu | PluginKind::Tpu | PluginKind::Other => vec![],
     }
 }
 
@@ -81,6 +125,16 @@ fn has_tpu() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fraction_of_memory_is_above_0_and_at_most_1() {
+        for text in ["0.01", "0.9", "1"] {
+            assert_eq!(text.parse(), Ok(MemoryFraction(text.parse().unwrap())));
+        }
+        for text in ["", "0", "-0.5", "1.1", "nan", "90%"] {
+            assert!(text.parse::<MemoryFraction>().is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn names_are_read_as_they_are_printed() {

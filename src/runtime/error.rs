@@ -21,6 +21,9 @@ pub enum RuntimeError {
     )]
     NoTpu,
 
+    #[error("--memory-fraction is for GPUs, the runtime is {runtime}: leave it out")]
+    NoFraction { runtime: String },
+
     #[error("{path} {problem}: run `cargo build --release --bins`", path = path.display())]
     Program { path: PathBuf, problem: String },
 

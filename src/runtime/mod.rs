@@ -17,6 +17,6 @@ mod signature;
 pub use backend::{
     Argument, Backend, Buffer, CompileOptions, Device, DeviceBuffer, DeviceMemory, Executable, PendingLiteral,
 };
-pub use choice::RuntimeChoice;
+pub use choice::{MemoryFraction, RuntimeChoice};
 pub use error::RuntimeError;
 pub use signature::{Parameter, Signature};

@@ -37,14 +37,7 @@ impl fmt::Display for PluginKind {
 impl PluginFile {
     /// What it is for: its name says it, or the folder of its package.
     pub fn kind(&self) -> PluginKind {
-        let folder = self.path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
-        let name = format!("{folder}/{}", file_name(&self.path)).to_lowercase();
-        match () {
-            () if name.contains("libtpu") => PluginKind::Tpu,
-            () if name.contains("cuda") => PluginKind::Cuda,
-            () if name.contains("cpu") => PluginKind::Cpu,
-            () => PluginKind::Other,
-        }
+        kind(&self.path)
     }
 
     fn origin(&self) -> Origin {
@@ -54,6 +47,18 @@ impl PluginFile {
             () if Path::new(&self.found_by).starts_with(runtime) => Origin::Fetched,
             () => Origin::Package,
         }
+    }
+}
+
+/// What the plugin in this file is for, see [`PluginFile::kind`].
+pub fn kind(path: &Path) -> PluginKind {
+    let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+    let name = format!("{folder}/{}", file_name(path)).to_lowercase();
+    match () {
+        () if name.contains("libtpu") => PluginKind::Tpu,
+        () if name.contains("cuda") => PluginKind::Cuda,
+        () if name.contains("cpu") => PluginKind::Cpu,
+        () => PluginKind::Other,
     }
 }
 

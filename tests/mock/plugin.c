@@ -1,5 +1,6 @@
 // A PJRT plugin that fails in the way that VARIANT names. Built by tests/plugin.rs.
 #include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,6 +14,7 @@
 #define INIT_FAILS 6     // an error when the plugin starts
 #define NO_DEVICES 7     // an error when devices are opened
 #define TINY_TABLE 8     // a table that is smaller than its own header
+#define TELLS_OPTIONS 9  // an error that repeats the options of a client
 
 struct PJRT_Error {
   const char* message;
@@ -49,10 +51,29 @@ static PJRT_Error* initialize(PJRT_Plugin_Initialize_Args* args) {
   return VARIANT == INIT_FAILS ? fail(PJRT_Error_Code_INTERNAL, "another process holds the chips") : NULL;
 }
 
+static PJRT_Error* tell_options(const PJRT_NamedValue* options, size_t count) {
+  static char text[256];
+  size_t used = 0;
+  if (count == 0) return fail(PJRT_Error_Code_NOT_FOUND, "no options");
+  for (size_t i = 0; i < count && used < sizeof text; i++) {
+    const PJRT_NamedValue* option = &options[i];
+    const char* space = i == 0 ? "" : " ";
+    if (option->type == PJRT_NamedValue_kFloat) {
+      used += snprintf(text + used, sizeof text - used, "%s%.*s=%g", space, (int)option->name_size, option->name,
+                       option->float_value);
+    } else if (option->type == PJRT_NamedValue_kBool) {
+      used += snprintf(text + used, sizeof text - used, "%s%.*s=%s", space, (int)option->name_size, option->name,
+                       option->bool_value ? "true" : "false");
+    }
+  }
+  return fail(PJRT_Error_Code_NOT_FOUND, text);
+}
+
 static PJRT_Error* create(PJRT_Client_Create_Args* args) {
   if (args->struct_size < PJRT_Client_Create_Args_STRUCT_SIZE) {
     return fail(PJRT_Error_Code_INVALID_ARGUMENT, "the struct is too short");
   }
+  if (VARIANT == TELLS_OPTIONS) return tell_options(args->create_options, args->num_options);
   // Errors that were not given back would show here.
   return errors_alive == 0 ? fail(PJRT_Error_Code_NOT_FOUND, "no chips are visible")
                            : fail(PJRT_Error_Code_INTERNAL, "an error was leaked");

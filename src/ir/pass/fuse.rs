@@ -1,6 +1,6 @@
 //! A loop over rows that another loop makes becomes part of that loop.
 
-use super::rebuild::{Rebuild, append};
+use super::rebuild::Rebuild;
 use crate::ir::graph::{Graph, Node, Value};
 use crate::ir::op::{Op, Scan};
 use crate::ir::types::TensorType;
@@ -168,7 +168,7 @@ fn joined(nodes: &[&Node]) -> (Op, Vec<Value>) {
         let mut inputs: Vec<Value> = fixed[..scan.num_consts].iter().map(|v| consts[v]).collect();
         inputs.extend(carry);
         inputs.extend(stacks.iter().map(|v| xs[v]));
-        let made = append(&mut body.graph, &scan.body, &inputs);
+        let made = body.graph.append(&scan.body, &inputs);
         if i == 0 {
             xs.extend(rows.iter().copied().zip(made[scan.num_carry..].iter().copied()));
         }

@@ -1,6 +1,6 @@
 //! Calls are replaced by their bodies.
 
-use super::rebuild::{Memo, Rebuild, append};
+use super::rebuild::{Memo, Rebuild};
 use crate::ir::graph::Graph;
 use crate::ir::op::Op;
 
@@ -19,7 +19,7 @@ fn inline(graph: &Graph, memo: &mut Memo) -> Graph {
             Op::StopGradient => to.alias(node.results[0], operands[0]),
             Op::Call(call) => {
                 let body = memo.visit(&call.body, &mut inline);
-                let outputs = append(&mut to.out, &body, &operands);
+                let outputs = to.out.append(&body, &operands);
                 node.results.iter().zip(outputs).for_each(|(&result, output)| to.alias(result, output));
             }
             op => {

@@ -67,26 +67,6 @@ impl Memo {
     }
 }
 
-/// Appends the nodes of `body` to `out`, with these values for its inputs; returns its outputs.
-pub(super) fn append(out: &mut Graph, body: &Graph, inputs: &[Value]) -> Vec<Value> {
-    let mut map = vec![Value(u32::MAX); body.num_values()];
-    for (&input, &given) in body.inputs().iter().zip(inputs) {
-        map[input.index()] = given;
-    }
-    for node in body.nodes().iter().filter(|n| !matches!(n.op, Op::Parameter { .. })) {
-        let operands = node.operands.iter().map(|v| map[v.index()]).collect();
-        let types = body.types(&node.results);
-        let results = out.push(node.op.clone(), operands, types, node.scope.clone());
-        for (old, new) in node.results.iter().zip(results) {
-            map[old.index()] = new;
-            if let Some(axes) = body.axes(*old) {
-                out.set_axes(new, axes);
-            }
-        }
-    }
-    body.outputs().iter().map(|v| map[v.index()]).collect()
-}
-
 /// A graph under construction from another one.
 pub(super) struct Rebuild<'a> {
     from: &'a Graph,

@@ -4,6 +4,7 @@ use super::buffer::{PluginBuffer, upload};
 use super::cache::{Cache, Key};
 use super::executable::PluginExecutable;
 use super::ffi;
+use super::named::{Attribute, option};
 use super::options;
 use super::plugin::{self, CallError, Plugin, slice_of, text_of};
 use crate::ir::Literal;
@@ -45,14 +46,23 @@ impl Drop for Client {
     }
 }
 
-/// Loads a plugin and opens its devices.
+/// Loads a plugin and opens its devices with these options, which every plugin names in its own way.
 ///
 /// Errors: [`RuntimeError::Plugin`] if the file cannot be used, [`RuntimeError::Runtime`] with the plugin's message if it
-/// finds no devices, [`RuntimeError::TooFewDevices`].
-pub fn open(path: &Path, num_devices: usize) -> Result<PluginBackend, RuntimeError> {
+/// finds no devices or refuses an option, [`RuntimeError::TooFewDevices`].
+pub fn open(
+    path: &Path,
+    num_devices: usize,
+    options: &[(&str, Attribute)],
+) -> Result<PluginBackend, RuntimeError> {
     let plugin = plugin::load(path)?;
-    let mut created = ffi::ClientCreate::default();
-    // SAFETY: no options and no callbacks.
+    let options: Vec<ffi::NamedValue> = options.iter().map(|(name, value)| option(name, value)).collect();
+    let mut created = ffi::ClientCreate {
+        create_options: options.as_ptr(),
+        num_options: options.len(),
+        ..Default::default()
+    };
+    // SAFETY: the options live until the call returns; there are no callbacks.
     unsafe { plugin.call(&mut created) }.map_err(failed("opening the devices"))?;
     let mut client = Client { plugin, handle: created.client, devices: vec![], ids: vec![] };
     let described = client.describe().map_err(failed("listing the devices"))?;

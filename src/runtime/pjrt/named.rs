@@ -48,6 +48,25 @@ impl fmt::Display for Attribute {
     }
 }
 
+/// An option for a plugin; name and value must outlive the result.
+pub fn option(name: &str, value: &Attribute) -> NamedValue {
+    let (r#type, value, value_size) = match value {
+        Attribute::Text(text) => return text_option(name, text),
+        Attribute::Integer(n) => (1, n.to_ne_bytes(), 1),
+        Attribute::Integers(list) => (2, (list.as_ptr() as u64).to_ne_bytes(), list.len()),
+        Attribute::Float(x) => (3, padded(&x.to_ne_bytes()), 1),
+        Attribute::Bool(b) => (4, padded(&[u8::from(*b)]), 1),
+    };
+    NamedValue { r#type, value: u64::from_ne_bytes(value), value_size, ..text_option(name, "") }
+}
+
+/// The first bytes of a union of eight.
+fn padded(bytes: &[u8]) -> [u8; 8] {
+    let mut all = [0; 8];
+    all[..bytes.len()].copy_from_slice(bytes);
+    all
+}
+
 /// A name and text for a plugin; both must outlive the result.
 pub fn text_option(name: &str, value: &str) -> NamedValue {
     NamedValue {
@@ -110,16 +129,15 @@ mod tests {
 
     #[test]
     fn values_of_every_type_are_copied_and_unknown_ones_left_out() {
-        let list = [2i64, 3];
-        let float = u64::from(2.5f32.to_bits().to_le());
-        let values = [
-            text_option("text", "v5e"),
-            value("integer", 1, -7i64 as u64, 1),
-            value("list", 2, list.as_ptr() as u64, 2),
-            value("float", 3, float, 1),
-            value("bool", 4, 1, 1),
-            value("unknown", 9, 0, 1),
+        let given = [
+            ("text", Attribute::Text("v5e".into())),
+            ("integer", Attribute::Integer(-7)),
+            ("list", Attribute::Integers(vec![2, 3])),
+            ("float", Attribute::Float(2.5)),
+            ("bool", Attribute::Bool(true)),
         ];
+        let mut values: Vec<NamedValue> = given.iter().map(|(name, value)| option(name, value)).collect();
+        values.push(value("unknown", 9, 0, 1));
         // SAFETY: an array of this length.
         let found = unsafe { attributes_of(values.as_ptr(), values.len()) };
         let shown: Vec<String> = found.iter().map(|(name, value)| format!("{name}={value}")).collect();
