@@ -60,7 +60,7 @@ fn options(plugin: &Path, topology: &str, limit: Duration) -> Options {
 }
 
 /// The program does not fit, by more than 15 GiB, and the table says so in these words and names the experts.
-fn lacks_15_gib(report: &aot::Report, words: &str) {
+fn lacks_15_gib(report: &aot::AotReport, words: &str) {
     assert!(!report.fits);
     let missing = report.shortage.as_ref().unwrap().missing_bytes().unwrap();
     assert!(missing > 15 << 30, "{missing}");

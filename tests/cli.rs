@@ -430,7 +430,9 @@ mod on_a_device {
         assert_eq!(steps(&workspace.path("run")), (1..=saved + 2).collect::<Vec<_>>());
         let generate =
             ["generate", "causal.json", "--checkpoint", "run", "--prompt", "line", "--max-tokens", "3"];
-        assert_eq!(workspace.succeed(&generate), workspace.succeed(&generate));
+        // The same text on four devices.
+        let mesh = [&generate[..], &["--mesh", "expert=2,model=2"]].concat();
+        assert_eq!(workspace.succeed(&generate), workspace.succeed(&mesh));
     }
 
     #[test]

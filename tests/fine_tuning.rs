@@ -119,23 +119,15 @@ fn a_decoder_alone_learns_to_answer_and_writes_what_it_learnt() {
     write("pairs.jsonl", 80);
     write("held.jsonl", 9);
     let train = ["train", "causal.json", "--data", "pairs.jsonl", "--held-out", "held.jsonl", "--out", "run"];
-    let more = [
-        "--steps",
-        "60",
-        "--set",
-        "data.objective.kind=text_to_text",
-        "--set",
-        "batch.packing=true",
-        "--set",
-        "schedule.rate=0.03",
-        "--eval-every",
-        "60",
-    ];
-    let printed = workspace.succeed(&[&train[..], &more].concat());
+    let pairs = ["--set", "data.objective.kind=text_to_text", "--set", "batch.packing=true"];
+    let more = ["--steps", "60", "--set", "schedule.rate=0.03", "--eval-every", "60"];
+    let printed = workspace.succeed(&[&train[..], &pairs, &more].concat());
     assert!(printed.contains("held-out exact match"), "{printed}");
     let eval =
-        ["eval", "run/artifact", "--checkpoint", "run", "--held-out", "held.jsonl", "--json", "--greedy"];
-    let found: Value = serde_json::from_str(&workspace.succeed(&eval)).unwrap();
+        ["eval", "causal.json", "--checkpoint", "run", "--held-out", "held.jsonl", "--json", "--greedy"];
+    let mesh = ["--mesh", "data=2,expert=2"];
+    let found: Value =
+        serde_json::from_str(&workspace.succeed(&[&eval[..], &pairs, &mesh].concat())).unwrap();
     // "even" and the end, nine times; no token of an input.
     assert_eq!((&found["tokens"], &found["sequences"]), (&45.0.into(), &9.0.into()));
     assert_eq!((found["exact_match"].as_f64(), found["greedy_exact_match"].as_f64()), (Some(1.0), Some(1.0)));

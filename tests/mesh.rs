@@ -1,18 +1,18 @@
 //! Programs for several devices compute what one device does: the same loss, metrics and state after several steps, with noise,
-//! on 2, 4 and 8 virtual CPU devices.
+//! and the same tokens and logits, on 2, 4 and 8 virtual CPU devices.
 #![cfg(feature = "cpu")]
 
 mod settings;
 
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Once;
 use switchyard::artifact;
 use switchyard::config::RunConfig;
 use switchyard::inspect;
 use switchyard::ir::Literal;
 use switchyard::runtime::cpu;
-use switchyard::train::{Named, Session};
+use switchyard::train::{Generator, Named, Sampling, Session};
 
 /// Every kind of noise is on, capacities bind, and moments of matrices are factored. Groups are sequences, which no device shares
 /// with another.
@@ -120,6 +120,150 @@ fn assert_same(common: Changes, meshes: &[(Value, Changes)]) {
     }
 }
 
+/// A decoder like DeepSeek-V3.
+fn latent_attention() -> [(&'static str, Value); 7] {
+    let attention = json!({"kind": "latent", "query_rank": 8, "kv_rank": 8, "nope_dim": 8, "rope_dim": 4, "value_dim": 8});
+    let router =
+        json!({"kind": "deepseek_v3", "k": 2, "n_routing_groups": 2, "routed_bias_update_rate": 0.01});
+    [
+        ("model.attention", attention),
+        ("model.positions", json!({"kind": "rotary", "pairing": "interleaved"})),
+        ("model.feed_forward", json!("gated_silu")),
+        ("model.num_dense_layers", json!(1)),
+        ("model.moe.every", json!(1)),
+        ("model.moe.shared_experts", json!(1)),
+        ("model.moe.router", router),
+    ]
+}
+
+/// A decoder like Mixtral, with experts in attention too.
+fn grouped_queries() -> [(&'static str, Value); 6] {
+    [
+        ("model.attention", json!({"kind": "grouped_query", "num_kv_heads": 2})),
+        ("model.positions", json!({"kind": "rotary"})),
+        ("model.tie_embeddings", json!(false)),
+        ("model.decoder_inputs", json!("tokens")),
+        ("model.moe.sublayers", json!("both")),
+        ("model.moe.router", json!({"kind": "mixtral", "k": 2})),
+    ]
+}
+
+/// Text that a model makes of random prompts.
+struct Generated {
+    /// Of each step: the logits of all rows.
+    logits: Vec<Vec<f64>>,
+    /// Of each step: the most probable token of each row, which the next step reads.
+    greedy: Vec<Vec<i32>>,
+    /// Of three prompts, for which there are more rows than that.
+    sampled: Vec<Vec<u32>>,
+}
+
+/// Tokens that are generated in a row.
+const TOKENS: usize = 4;
+/// Slots that prompts take, less at most two of padding.
+const PROMPT: usize = 5;
+
+fn generate(changes: Changes, state: &Named) -> Generated {
+    let config = config(changes);
+    let mut session = session(&config, &["prefill", "decode_step"]);
+    for (name, value) in state {
+        session.set_state(name, value).unwrap();
+    }
+    let rows = config.batch.sequences;
+    let prompt = tokens(rows, config.batch.target_length, 5);
+    let (named, mut slot) = match config.model.num_encoder_layers {
+        0 => {
+            let inside = |i: usize| {
+                let (row, slot) = (i / config.batch.target_length, i % config.batch.target_length);
+                if (row % 3..PROMPT).contains(&slot) { 1f32 } else { 0.0 }
+            };
+            let real: Vec<f32> = (0..rows * config.batch.target_length).map(inside).collect();
+            let real = Literal::new(prompt.ty().shape.clone(), &real).unwrap();
+            (vec![("prompt".into(), prompt), ("prompt_real".into(), real)], PROMPT)
+        }
+        _ => (vec![("inputs".into(), tokens(rows, config.batch.input_length, 5))], 0),
+    };
+    let mut outputs = session.run("prefill", named).unwrap();
+    let mut made = Generated { logits: vec![], greedy: vec![], sampled: vec![] };
+    let mut read = vec![0; rows];
+    for _ in 0..TOKENS {
+        // The encoder's prefill returns no logits, the decoder's those of the first token.
+        if outputs.is_empty() || !made.greedy.is_empty() {
+            let token = Literal::new([rows], &read).unwrap();
+            let named = vec![("token".into(), token), ("slot".into(), Literal::scalar(slot as i32))];
+            outputs = session.run("decode_step", named).unwrap();
+            slot += 1;
+        }
+        let logits = outputs[0].1.to_f64();
+        let most = |row: &[f64]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as i32;
+        read = logits.chunks(config.model.vocab_size).map(most).collect();
+        made.logits.push(logits);
+        made.greedy.push(read.clone());
+    }
+    let prompts = [vec![5, 6, 7], vec![8, 9], vec![10, 11, 12, 13]];
+    let sampling = Sampling { temperature: 1.0, top_k: 40, seed: 3 };
+    let mut generator = Generator::new(session, &prompts, 1, sampling).unwrap();
+    made.sampled = generator.run(TOKENS).unwrap();
+    made
+}
+
+/// Each mesh generates what one device does.
+fn assert_same_text(common: Changes, meshes: &[(Value, Changes)]) {
+    let state = first_state(common);
+    let alone = generate(common, &state);
+    assert!(
+        alone.greedy.concat().iter().collect::<BTreeSet<_>>().len() > 1,
+        "a model says more than one word"
+    );
+    assert_eq!(alone.sampled.len(), 3);
+    for (mesh, more) in meshes {
+        let found = generate(&[common, more, &[("mesh", mesh.clone())]].concat(), &state);
+        for (step, (expected, found)) in alone.logits.iter().zip(&found.logits).enumerate() {
+            let error = distance(expected, found);
+            assert!(error < ROUNDING, "mesh {mesh}: logits of step {step} differ by {error}");
+        }
+        assert_eq!(found.greedy, alone.greedy, "mesh {mesh}");
+        assert_eq!(found.sampled, alone.sampled, "mesh {mesh}");
+    }
+}
+
+#[test]
+fn an_encoder_decoder_generates_on_a_mesh_what_it_does_on_one_device() {
+    assert_same_text(
+        &[
+            ("model.architecture", json!("encoder_decoder")),
+            ("model.num_encoder_layers", json!(2)),
+            ("data.objective", json!({"kind": "span_corruption"})),
+            // With the embedding as its head it would repeat the first token.
+            ("model.tie_embeddings", json!(false)),
+        ],
+        &[
+            (json!({"data": 2}), &[]),
+            (json!({"expert": 2, "model": 2}), &[("model.moe.dispatch", json!("einsum"))]),
+            (json!({"data": 2, "expert": 2, "model": 2, "shard_state": true}), &[]),
+        ],
+    );
+}
+
+#[test]
+fn a_decoder_with_grouped_queries_generates_on_a_mesh_what_it_does_on_one_device() {
+    assert_same_text(
+        &grouped_queries(),
+        &[
+            (json!({"model": 2}), &[]),
+            (json!({"expert": 4, "model": 2}), &[("model.scan_blocks", json!(false))]),
+        ],
+    );
+}
+
+#[test]
+fn a_decoder_with_latent_attention_generates_on_a_mesh_what_it_does_on_one_device() {
+    assert_same_text(
+        &latent_attention(),
+        &[(json!({"expert": 2}), &[]), (json!({"data": 2, "model": 4, "shard_state": true}), &[])],
+    );
+}
+
 #[test]
 fn adafactor_on_a_mesh_is_adafactor_on_one_device() {
     assert_same(
@@ -164,19 +308,8 @@ fn an_encoder_and_its_decoder_run_in_microbatches_on_all_axes_at_once() {
 
 #[test]
 fn latent_attention_and_the_bias_of_its_router_run_on_a_mesh() {
-    let attention = json!({"kind": "latent", "query_rank": 8, "kv_rank": 8, "nope_dim": 8, "rope_dim": 4, "value_dim": 8});
-    let router =
-        json!({"kind": "deepseek_v3", "k": 2, "n_routing_groups": 2, "routed_bias_update_rate": 0.01});
     assert_same(
-        &[
-            ("model.attention", attention),
-            ("model.positions", json!({"kind": "rotary", "pairing": "interleaved"})),
-            ("model.feed_forward", json!("gated_silu")),
-            ("model.num_dense_layers", json!(1)),
-            ("model.moe.every", json!(1)),
-            ("model.moe.shared_experts", json!(1)),
-            ("model.moe.router", router),
-        ],
+        &latent_attention(),
         &[
             (json!({"expert": 2, "model": 2}), &[]),
             (json!({"data": 2, "expert": 2, "model": 2, "shard_state": true}), &[]),
@@ -187,14 +320,7 @@ fn latent_attention_and_the_bias_of_its_router_run_on_a_mesh() {
 #[test]
 fn grouped_queries_and_experts_in_attention_run_on_a_mesh() {
     assert_same(
-        &[
-            ("model.attention", json!({"kind": "grouped_query", "num_kv_heads": 2})),
-            ("model.positions", json!({"kind": "rotary"})),
-            ("model.tie_embeddings", json!(false)),
-            ("model.decoder_inputs", json!("tokens")),
-            ("model.moe.sublayers", json!("both")),
-            ("model.moe.router", json!({"kind": "mixtral", "k": 2})),
-        ],
+        &grouped_queries(),
         &[(json!({"model": 2}), &[]), (json!({"expert": 4, "model": 2}), &[("model.remat", json!("dots"))])],
     );
 }

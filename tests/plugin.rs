@@ -293,18 +293,19 @@ fn plugins_that_cannot_be_used_are_refused_with_the_reason() {
 fn a_plugin_for_gpus_is_told_how_much_memory_to_take_and_no_other_is() {
     let folder = tempfile::tempdir().unwrap();
     let Some(path) = mock(folder.path(), 9) else { return };
-    let asked = |name: &str, fraction| {
-        let copy = folder.path().join(name);
-        std::fs::copy(&path, &copy).unwrap();
-        error(RuntimeChoice::Plugin(copy).open_plugin(1, fraction))
-    };
-    let options = |fraction| asked("xla_cuda_plugin.so", fraction);
-    assert!(options(None).contains("failed: memory_fraction=0.9 preallocate=true (not found)"));
+    let [gpu, other] = ["xla_cuda_plugin.so", "pjrt_other_plugin.so"].map(|name| folder.path().join(name));
+    std::fs::copy(&path, &gpu).unwrap();
+    std::fs::copy(&path, &other).unwrap();
     let half = Some("0.5".parse().unwrap());
-    assert!(options(half).contains("failed: memory_fraction=0.5 preallocate=true (not found)"));
-    assert!(asked("pjrt_other_plugin.so", None).contains("failed: no options (not found)"));
-    let refused = asked("pjrt_other_plugin.so", half);
-    assert!(refused.contains("--memory-fraction is for GPUs"), "{refused}");
+    for (plugin, fraction, expected) in [
+        (&gpu, None, "failed: memory_fraction=0.9 preallocate=true (not found)"),
+        (&gpu, half, "failed: memory_fraction=0.5 preallocate=true (not found)"),
+        (&other, None, "failed: no options (not found)"),
+        (&other, half, "--memory-fraction is for GPUs, the runtime is plugin:"),
+    ] {
+        let message = error(RuntimeChoice::Plugin(plugin.clone()).open_plugin(1, fraction));
+        assert!(message.contains(expected), "{message}");
+    }
 }
 
 #[test]

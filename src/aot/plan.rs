@@ -62,7 +62,8 @@ pub struct Candidate {
     pub state_bytes: u64,
     /// Counted in its module; `None` where the configuration does not allow it, or the state is too large.
     pub graph: Option<FromGraph>,
-    /// No step is faster: matrix products at the peak, the state read and written once, and the collectives.
+    /// No step is faster: matrix products at the peak, or state and cache read once, the state written too where it is trained,
+    /// and the collectives.
     pub least_seconds: f64,
     /// Where it was compiled.
     pub report: Option<AotReport>,
@@ -151,11 +152,15 @@ enum Refusal {
     Aot(#[from] AotError),
 }
 
+/// Whether the program takes the whole state and returns it.
+fn trains(program: &str) -> bool {
+    matches!(program, "train_step" | step::DISTILL_STEP)
+}
+
 /// What one device holds of the state of a program.
 fn state_bytes(config: &RunConfig, program: &str) -> u64 {
-    let trains = matches!(program, "train_step" | step::DISTILL_STEP);
     let layout = step::layout(config);
-    let held = layout.iter().filter(|tensor| trains || step::is_parameter(&tensor.name));
+    let held = layout.iter().filter(|tensor| trains(program) || step::is_parameter(&tensor.name));
     held.map(|tensor| tensor.bytes_per_device(&config.mesh)).fold(0, u64::saturating_add)
 }
 
@@ -165,10 +170,12 @@ fn counted(config: &RunConfig, program: &str) -> Result<FromGraph, Refusal> {
     Ok(report::from_graph(&artifact.manifest, spec, module).map_err(AotError::from)?)
 }
 
-fn least_seconds(graph: &FromGraph, topology: &Topology) -> f64 {
+fn least_seconds(graph: &FromGraph, program: &str, topology: &Topology) -> f64 {
     let peak = topology.chip.peak();
     let compute = graph.flops.dot as f64 / peak.bf16_flops;
-    let state = 2.0 * graph.state_bytes as f64 / peak.memory_bytes_per_s;
+    let written = if trains(program) { graph.state_bytes } else { 0 };
+    let state = [graph.state_bytes, graph.cache_bytes, written].map(|bytes| bytes as f64);
+    let state = state.iter().sum::<f64>() / peak.memory_bytes_per_s;
     let moving = graph.collectives.iter().fold(0.0, |n, row| n + model::collective_seconds(topology, row));
     compute.max(state) + moving
 }
@@ -190,7 +197,7 @@ impl Candidate {
         }
         match counted(&config, program) {
             Ok(graph) => {
-                let least_seconds = least_seconds(&graph, topology);
+                let least_seconds = least_seconds(&graph, program, topology);
                 let judged = Self::new(settings, Verdict::NotCompiled);
                 Self { state_bytes, least_seconds, graph: Some(graph), ..judged }
             }

@@ -59,6 +59,9 @@ fn figures(report: &AotReport) -> String {
     let graph = &report.graph;
     let mut rows = Figures(plain(&["", "per device", "source"]));
     rows.add("state", bytes_text(graph.state_bytes), GRAPH);
+    if graph.cache_bytes > 0 {
+        rows.add("cache", bytes_text(graph.cache_bytes), GRAPH);
+    }
     rows.add("inputs", bytes_text(graph.input_bytes), GRAPH);
     rows.add("activations for the backward pass", bytes_text(graph.kept_bytes), GRAPH);
     rows.add("FLOPs, matrix products", count_text(graph.flops.dot), GRAPH);

@@ -4,7 +4,7 @@ use super::chip::{Chip, Kind};
 use super::model::{self, StepTime};
 use super::topology::Topology;
 use super::worker::Compiled;
-use crate::artifact::{Manifest, ProgramSpec};
+use crate::artifact::{Manifest, PortSpec, ProgramSpec};
 use crate::hlo::{self, HloModuleProto, ShapeProto};
 use crate::inspect::{self, CollectiveRow, Flops, InspectError, Kernel, TensorRow};
 use crate::runtime::pjrt::CompiledMemory;
@@ -55,11 +55,14 @@ pub enum Judge {
 pub struct FromGraph {
     pub flops: Flops,
     pub state_bytes: u64,
+    /// What a step of generation finds of earlier tokens.
+    pub cache_bytes: u64,
     pub input_bytes: u64,
     /// Outputs that do not lie in the state.
     pub output_bytes: u64,
     /// Activations: what the forward pass makes and the backward pass reads, before the compiler computes any of it again.
     pub kept_bytes: u64,
+    /// Of both sides, read by all devices together.
     pub tokens_per_step: u64,
     pub collectives: Vec<CollectiveRow>,
     /// The largest arrays that are computed, before any fusion.
@@ -147,10 +150,11 @@ pub fn from_graph(
     Ok(FromGraph {
         flops: found.flops,
         state_bytes: bytes(Role::State),
+        cache_bytes: bytes(Role::Cache),
         input_bytes: bytes(Role::Input),
         output_bytes: found.output_bytes.saturating_sub(found.aliases.bytes),
         kept_bytes: found.memory.kept_bytes,
-        tokens_per_step: tokens_per_step(manifest),
+        tokens_per_step: tokens_per_step(manifest, spec),
         collectives: found.collectives,
         largest: found.largest.into_iter().take(ROWS).collect(),
         largest_state: largest(state),
@@ -167,11 +171,13 @@ fn largest(mut rows: Vec<TensorRow>) -> Vec<TensorRow> {
     rows
 }
 
-/// Tokens of both sides that a step of all devices learns from.
-fn tokens_per_step(manifest: &Manifest) -> u64 {
-    let batch = &manifest.config.batch;
-    let encoder = if manifest.config.model.num_encoder_layers > 0 { batch.input_length } else { 0 };
-    (batch.sequences * (encoder + batch.target_length)) as u64
+/// The inputs that hold tokens; others say what those are.
+const TOKENS: [&str; 4] = ["inputs", "targets", "prompt", "token"];
+
+fn tokens_per_step(manifest: &Manifest, spec: &ProgramSpec) -> u64 {
+    let read = spec.inputs.iter().filter(|p| p.role == Role::Input && TOKENS.contains(&p.name.as_str()));
+    let count = |port: &PortSpec| port.whole(&manifest.config.mesh).map_or(0, |ty| ty.elements() as u64);
+    read.map(count).sum()
 }
 
 /// The part that the compiler knows, and what follows from it.

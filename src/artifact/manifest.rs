@@ -90,6 +90,11 @@ impl PortSpec {
         Placement { partition: self.partition.clone(), microbatches: self.microbatches }
     }
 
+    /// The tensor type of the whole value, or `None` as for [`PortSpec::ty`].
+    pub fn whole(&self, mesh: &Mesh) -> Option<TensorType> {
+        self.placement().whole(mesh, &self.ty()?)
+    }
+
     /// The tensor type on one device, or `None` for an unknown element type or too many elements.
     pub fn ty(&self) -> Option<TensorType> {
         let ty = TensorType::new(DType::from_name(&self.dtype)?, self.shape.clone());

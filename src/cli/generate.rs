@@ -1,7 +1,7 @@
 //! `generate`: text from a checkpoint, greedy or sampled.
 
 use super::{Devices, Needs, common};
-use crate::config::{Mesh, RunConfig};
+use crate::config::RunConfig;
 use crate::data::Tokenizer;
 use crate::train::{Generator, Sampling, Session};
 use anyhow::Context;
@@ -46,13 +46,13 @@ impl Args {
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
-    let config = one_row(args.config.load()?)?;
+    let config = fewest_rows(args.config.load()?)?;
     let checkpoint = common::open_checkpoint(&args.checkpoint)?;
     let tokenizer = Tokenizer::open(&config.data.tokenizer, config.model.vocab_size as u32)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     let artifact = common::compile(&config, &["prefill".into(), "decode_step".into()])?;
     let wanted = parameters(&artifact)?;
-    let mut session = Session::new(args.device.open(devices, 1)?, artifact);
+    let mut session = Session::new(args.device.open(devices, artifact.manifest.num_replicas)?, artifact);
     common::restore(&mut session, &checkpoint, &wanted)?;
     let sampling = Sampling { temperature: args.temperature, top_k: args.top_k, seed: args.seed };
     let mut generator = Generator::new(session, &[prompt], tokenizer.eos(), sampling)?;
@@ -64,12 +64,12 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The same model for one sequence on one device.
-fn one_row(mut config: RunConfig) -> anyhow::Result<RunConfig> {
-    config.batch.sequences = 1;
+/// The same model for one sequence on each device that has rows of its own.
+fn fewest_rows(mut config: RunConfig) -> anyhow::Result<RunConfig> {
+    config.batch.sequences = config.mesh.batch_parts();
     config.batch.accumulation = 1;
-    config.mesh = Mesh::default();
-    config.resolved().context("the configuration does not allow a batch of one sequence")
+    let rows = config.batch.sequences;
+    config.resolved().with_context(|| format!("the configuration does not allow a batch of {rows} sequences"))
 }
 
 /// Both programs take all parameters.

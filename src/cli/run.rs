@@ -1,7 +1,7 @@
 //! `run`: any program of an artifact on named tensors.
 
 use super::{Devices, Needs, common};
-use crate::artifact::{Artifact, PortSpec};
+use crate::artifact::Artifact;
 use crate::checkpoint;
 use crate::ir::TensorType;
 use crate::train::Session;
@@ -77,7 +77,8 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
 /// A tensor of the cache has the type that the program asks for.
 fn check_cache(session: &Session, program: &str, name: &str, found: &TensorType) -> anyhow::Result<()> {
     let (spec, _) = session.artifact().program(program).context("internal: the program is gone")?;
-    let expected = spec.cache_inputs().find(|port| port.name == name).and_then(PortSpec::ty);
+    let mesh = session.artifact().manifest.config.mesh;
+    let expected = spec.cache_inputs().find(|port| port.name == name).and_then(|port| port.whole(&mesh));
     match expected {
         Some(expected) if expected != *found => {
             bail!("program `{program}`: input `{name}` must be {expected}, found {found}")

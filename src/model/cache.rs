@@ -4,7 +4,9 @@ use super::block::Keys;
 use crate::build::{BuildError, Builder};
 use crate::config::{ModelConfig, RunConfig, Segment, Side};
 use crate::ir::{DType, TensorType, Value};
-use crate::layers::{self, Context, attention};
+use crate::layers::attention::{self, Kept};
+use crate::layers::{self, Context};
+use crate::shard::{BATCH, Partition};
 use std::collections::BTreeMap;
 
 /// Names of tensors here begin with it.
@@ -17,7 +19,16 @@ pub(super) const POSITION: &str = "cache/position";
 /// `f32[batch, input_length]`: 1 for tokens of the encoder, 0 for padding.
 pub(super) const MEMORY_REAL: &str = "cache/memory_real";
 
-/// The static sizes of the cache.
+/// One tensor of the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheTensor {
+    pub name: String,
+    /// As a whole.
+    pub ty: TensorType,
+    pub partition: Partition,
+}
+
+/// The static sizes of the cache, of all devices together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheShape {
     /// Sequences that are generated together.
@@ -36,23 +47,31 @@ impl CacheShape {
     }
 
     /// All tensors by name, in order: slots, then the keys of each block with a leading axis of repeats.
-    pub fn tensors(self, config: &ModelConfig) -> Vec<(String, TensorType)> {
-        let rows = |dtype, length| TensorType::new(dtype, [self.batch, length]);
-        let mut tensors = vec![
-            (REAL.into(), rows(DType::F32, self.slots)),
-            (POSITION.into(), rows(DType::S32, self.slots)),
-        ];
+    pub fn tensors(self, config: &ModelConfig) -> Vec<CacheTensor> {
+        let rows = |name: &str, dtype, length| CacheTensor {
+            name: name.into(),
+            ty: TensorType::new(dtype, [self.batch, length]),
+            partition: Partition::whole().split(0, BATCH),
+        };
+        let mut tensors = vec![rows(REAL, DType::F32, self.slots), rows(POSITION, DType::S32, self.slots)];
         if Side::Decoder.has_cross_attention(config) {
-            tensors.push((MEMORY_REAL.into(), rows(DType::F32, self.inputs)));
+            tensors.push(rows(MEMORY_REAL, DType::F32, self.inputs));
         }
         for segment in config.segments(Side::Decoder) {
-            for name in names(config, segment) {
-                let length = if name.cross { self.inputs } else { self.slots };
-                let shape = [&[segment.repeats, self.batch, length], &name.kept[..]].concat();
-                tensors.push((name.path, TensorType::new(layers::dtype(config), shape)));
-            }
+            tensors.extend(names(config, segment).into_iter().map(|name| self.keys(config, segment, name)));
         }
         tensors
+    }
+
+    fn keys(self, config: &ModelConfig, segment: Segment, name: Name) -> CacheTensor {
+        let length = if name.cross { self.inputs } else { self.slots };
+        let before = [segment.repeats, self.batch, length];
+        let shape = [&before[..], &name.kept.shape].concat();
+        CacheTensor {
+            name: name.path,
+            ty: TensorType::new(layers::dtype(config), shape),
+            partition: name.kept.partition.behind(before.len()).split(1, BATCH),
+        }
     }
 }
 
@@ -61,8 +80,8 @@ pub(super) struct Name {
     pub path: String,
     /// Whether the keys are the encoder's.
     pub cross: bool,
-    /// The shape of one token's.
-    kept: Vec<usize>,
+    /// Those of one token.
+    kept: Kept,
 }
 
 /// The keys of the blocks of a segment, in the order in which blocks use them.
@@ -75,9 +94,9 @@ pub(super) fn names(config: &ModelConfig, segment: Segment) -> Vec<Name> {
     let mut names = vec![];
     for index in 0..segment.period {
         for &(layer, cross) in &attentions {
-            for (name, shape) in &kept {
-                let path = format!("{CACHE_SCOPE}decoder/{}/{layer}/{name}", segment.scope(index));
-                names.push(Name { path, cross, kept: shape.clone() });
+            for kept in &kept {
+                let path = format!("{CACHE_SCOPE}decoder/{}/{layer}/{}", segment.scope(index), kept.name);
+                names.push(Name { path, cross, kept: kept.clone() });
             }
         }
     }

@@ -35,8 +35,9 @@ pub fn prefill_encoder(
     let (states, _) =
         stack::apply(b, cx, Side::Encoder, defs, Inputs { x, real, segments: None, memory: None })?;
     let mut cache = Cache::default();
-    for (name, ty) in shape.tensors(cx.config) {
-        cache.set(&name, b.zeros(&ty)?);
+    for tensor in shape.tensors(cx.config) {
+        let block = tensor.partition.block(&cx.mesh, &tensor.ty)?;
+        cache.set(&tensor.name, b.zeros(&block)?);
     }
     cache.set(MEMORY_REAL, real);
     b.scoped(Side::Decoder.name(), |b| {

@@ -111,7 +111,7 @@ impl Partition {
     }
 
     /// The same for a tensor with so many more dimensions before the others.
-    fn behind(&self, dims: usize) -> Self {
+    pub fn behind(&self, dims: usize) -> Self {
         Self([vec![vec![]; dims], self.0.clone()].concat())
     }
 

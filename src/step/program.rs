@@ -20,15 +20,10 @@ const ON_REQUEST: &str = "gradients";
 /// The program of a training step with a teacher.
 pub const DISTILL_STEP: &str = "distill_step";
 
-/// The programs of generation, which runs on one device.
-const ON_ONE_DEVICE: [&str; 2] = ["prefill", "decode_step"];
-
-/// The programs that an artifact has unless it is asked for others: one more with a teacher, and on a mesh none of generation.
+/// The programs that an artifact has unless it is asked for others: one more with a teacher.
 pub fn programs(config: &RunConfig) -> Vec<&'static str> {
     let distill = config.distillation.teacher.as_ref().map(|_| DISTILL_STEP);
-    let alone = config.mesh.num_replicas() == 1;
-    let wanted = |name: &&str| *name != ON_REQUEST && (alone || !ON_ONE_DEVICE.contains(name));
-    PROGRAMS.into_iter().filter(wanted).chain(distill).collect()
+    PROGRAMS.into_iter().filter(|name| *name != ON_REQUEST).chain(distill).collect()
 }
 
 /// What an input or output is.
@@ -112,8 +107,8 @@ pub(super) struct Assembly<'a> {
 pub(super) enum Output {
     /// Aliases the state input of that name.
     State(String, Value),
-    /// Aliases the cache input of that name.
-    Cache(String, Value),
+    /// Aliases the cache input of that name, which is divided so.
+    Cache(String, Value, Partition),
     /// The same on every device.
     Plain(String, Value),
     /// Its dimension of this number is that of the rows of the batch.
@@ -129,8 +124,13 @@ impl Assembly<'_> {
         self.split_input(name, ty, partition, role)
     }
 
+    /// An input of the type `ty` as a whole, of which every device takes its rows.
+    pub fn input_rows(&mut self, name: &str, ty: TensorType) -> Result<Value, BuildError> {
+        self.split_input(name, ty, Partition::whole().split(0, BATCH), Role::Input)
+    }
+
     /// An input of the type `ty` as a whole, of which every device takes its block.
-    fn split_input(
+    pub fn split_input(
         &mut self,
         name: &str,
         ty: TensorType,
@@ -200,7 +200,7 @@ impl Assembly<'_> {
     /// An input `s32[sequences, length]`, of which every device takes its rows of each microbatch.
     fn rows(&mut self, name: &str, sequences: usize, length: usize) -> Result<Value, BuildError> {
         let ty = TensorType::new(DType::S32, [sequences, length]);
-        let value = self.split_input(name, ty, Partition::whole().split(0, BATCH), Role::Input)?;
+        let value = self.input_rows(name, ty)?;
         let microbatches = sequences / self.config.batch.sequences_per_microbatch().max(1);
         if let Some(port) = self.inputs.last_mut() {
             port.microbatches = microbatches.max(1);
@@ -218,7 +218,7 @@ impl Assembly<'_> {
                     let partition = self.layout.partition(&name).unwrap_or(whole);
                     (name, value, Role::State, partition)
                 }
-                Output::Cache(name, value) => (name, value, Role::Cache, whole),
+                Output::Cache(name, value, partition) => (name, value, Role::Cache, partition),
                 Output::Plain(name, value) => (name, value, Role::Output, whole),
                 Output::Rows(name, value, dim) => (name, value, Role::Output, whole.split(dim, BATCH)),
                 Output::Block(name, value, partition) => (name, value, Role::Output, partition),

@@ -19,7 +19,7 @@ pub struct Sampling {
 /// Text cannot be generated.
 #[derive(Debug, thiserror::Error)]
 pub enum GenerateError {
-    #[error("there are {found} prompts for the {rows} rows of the program")]
+    #[error("there are {found} prompts, the program takes from 1 to {rows}")]
     Prompts { found: usize, rows: usize },
     #[error("the prompt is empty; this model continues at least one token")]
     EmptyPrompt,
@@ -35,10 +35,14 @@ pub enum GenerateError {
     Rows(#[from] LiteralError),
 }
 
-/// Sequences that are generated together, one per row of the program's batch.
+/// Sequences that are generated together, one per row of the program's batch. Rows without a prompt of their own do what the
+/// last one does.
 pub struct Generator {
     session: Session,
     given: Given,
+    /// Rows of the program, and those of prompts, which come first.
+    rows: usize,
+    prompts: usize,
     /// Slot of the next token that the decoder reads.
     slot: usize,
     slots: usize,
@@ -56,7 +60,7 @@ enum Given {
 }
 
 impl Generator {
-    /// `session` holds the parameters of a model compiled for as many sequences as there are prompts.
+    /// `session` holds the parameters of a model compiled for at least as many sequences as there are prompts.
     pub fn new(
         session: Session,
         prompts: &[Vec<u32>],
@@ -68,20 +72,21 @@ impl Generator {
         }
         let config = &session.artifact().manifest.config;
         let rows = config.batch.sequences_per_microbatch();
-        if prompts.len() != rows {
+        if prompts.is_empty() || prompts.len() > rows {
             return Err(GenerateError::Prompts { found: prompts.len(), rows });
         }
+        let all = padded(prompts, rows);
         let slots = config.batch.target_length;
         let (given, slot) = match config.model.architecture {
             Architecture::EncoderDecoder => {
                 let pad = config.model.pad_id.unwrap_or(0) as i32;
                 let row = |prompt: &Vec<u32>| ended(prompt, eos, config.batch.input_length, pad);
-                (Given::Inputs(prompts.iter().map(row).collect::<Result<_, _>>()?), 0)
+                (Given::Inputs(all.iter().map(row).collect::<Result<_, _>>()?), 0)
             }
-            Architecture::DecoderOnly => read_prompts(prompts, config.model.decoder_inputs, slots)?,
+            Architecture::DecoderOnly => read_prompts(&all, config.model.decoder_inputs, slots)?,
         };
         let rng = ChaCha8Rng::seed_from_u64(sampling.seed);
-        Ok(Self { session, given, slot, slots, eos, sampling, rng })
+        Ok(Self { session, given, rows, prompts: prompts.len(), slot, slots, eos, sampling, rng })
     }
 
     /// The session, to be used again.
@@ -89,8 +94,8 @@ impl Generator {
         self.session
     }
 
-    /// Generates until every row has ended, at most `limit` tokens each or until the slots are full. What each row generated
-    /// before its end-of-sequence token is returned.
+    /// Generates until every row has ended, at most `limit` tokens each or until the slots are full. What was generated for each
+    /// prompt before its end-of-sequence token is returned.
     pub fn run(&mut self, limit: usize) -> Result<Vec<Vec<u32>>, GenerateError> {
         let mut logits = self.prefill()?;
         let mut rows: Vec<Vec<u32>> = vec![vec![]; logits.len()];
@@ -113,14 +118,13 @@ impl Generator {
         Ok(rows)
     }
 
-    /// Reads what is given: the logits of each row's first token.
+    /// Reads what is given: the logits of each prompt's first token.
     fn prefill(&mut self) -> Result<Vec<Vec<f64>>, GenerateError> {
         match &self.given {
             Given::Inputs(rows) => {
-                let count = rows.len();
                 let named = vec![("inputs".into(), matrix(rows)?)];
                 self.session.run("prefill", named)?;
-                self.decode(&vec![START; count])
+                self.decode(&[START])
             }
             Given::Prompt(tokens, real) => {
                 let named = vec![("prompt".into(), matrix(tokens)?), ("prompt_real".into(), matrix(real)?)];
@@ -130,9 +134,9 @@ impl Generator {
         }
     }
 
-    /// Reads one token per row: the logits of the next.
+    /// Reads one token per prompt: the logits of the next.
     fn decode(&mut self, tokens: &[i32]) -> Result<Vec<Vec<f64>>, GenerateError> {
-        let tokens = Literal::new([tokens.len()], tokens)?;
+        let tokens = Literal::new([self.rows], &padded(tokens, self.rows))?;
         let slot = Literal::scalar(self.slot as i32);
         let outputs =
             self.session.run("decode_step", vec![("token".into(), tokens), ("slot".into(), slot)])?;
@@ -140,18 +144,25 @@ impl Generator {
         self.logits(&outputs)
     }
 
+    /// The rows of the prompts.
     fn logits(&self, outputs: &Named) -> Result<Vec<Vec<f64>>, GenerateError> {
         let logits = outputs.first().map(|(_, logits)| logits.to_f64()).unwrap_or_default();
         let width = self.session.artifact().manifest.config.model.vocab_size;
         if logits.is_empty() || logits.iter().any(|x| x.is_nan()) {
             return Err(GenerateError::NotFinite { position: self.slot });
         }
-        Ok(logits.chunks(width).map(<[f64]>::to_vec).collect())
+        Ok(logits.chunks(width).take(self.prompts).map(<[f64]>::to_vec).collect())
     }
 }
 
 /// The token that T5's decoder reads first.
 const START: i32 = 0;
+
+/// As many rows as asked for: the last one is repeated.
+fn padded<T: Clone>(rows: &[T], count: usize) -> Vec<T> {
+    let last = rows.last().into_iter().cycle().take(count.saturating_sub(rows.len()));
+    rows.iter().chain(last).cloned().collect()
+}
 
 /// A row of the encoder: the prompt, the end of the sequence, padding.
 fn ended(prompt: &[u32], eos: u32, length: usize, pad: i32) -> Result<Vec<i32>, GenerateError> {

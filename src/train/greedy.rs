@@ -37,7 +37,7 @@ pub fn greedy_match(
     let mut found = GreedyMatch { exact: 0, pairs: 0 };
     while pairs.peek().is_some() {
         let batch = room.batch(&mut pairs)?;
-        let (next, exact) = exact(session, &batch, room.rows, eos)?;
+        let (next, exact) = exact(session, &batch, eos)?;
         session = next;
         found.exact += exact;
         found.pairs += batch.len();
@@ -93,10 +93,8 @@ impl Room {
 }
 
 /// How many of the targets the model writes.
-fn exact(session: Session, pairs: &[Pair], rows: usize, eos: u32) -> Result<(Session, usize), GenerateError> {
-    // Rows without a pair of their own repeat the last one.
-    let row = |i: usize| pairs[i.min(pairs.len() - 1)].input.clone();
-    let prompts: Vec<Vec<u32>> = (0..rows).map(row).collect();
+fn exact(session: Session, pairs: &[Pair], eos: u32) -> Result<(Session, usize), GenerateError> {
+    let prompts: Vec<Vec<u32>> = pairs.iter().map(|pair| pair.input.clone()).collect();
     let longest = pairs.iter().map(|pair| pair.target.len()).max().unwrap_or(0);
     let mut generator = Generator::new(session, &prompts, eos, Sampling::default())?;
     // With the end: who has written as much as its target and has not ended writes one token more than that.

@@ -99,10 +99,14 @@ impl Session {
         self.mesh().num_replicas()
     }
 
-    /// How a tensor of the state is divided; what is no part of the training state, such as a teacher, is whole on each device.
+    /// How a tensor that stays on the devices is divided: as the layout of the training state says, or the ports of programs, of
+    /// which a cache and a teacher are.
     fn partition(&self, name: &str) -> Partition {
-        let found = self.layout.iter().find(|tensor| tensor.name == name);
-        found.map_or_else(Partition::whole, |tensor| tensor.partition.clone())
+        let of_state = self.layout.iter().find(|tensor| tensor.name == name).map(|tensor| &tensor.partition);
+        let programs = self.artifact.manifest.programs.iter();
+        let mut ports = programs.flat_map(|program| program.inputs.iter().chain(&program.outputs));
+        let of_ports = || ports.find(|port| port.role.stays() && port.name == name).map(|p| &p.partition);
+        of_state.or_else(of_ports).cloned().unwrap_or_default()
     }
 
     /// Checks that the artifact has these programs. Errors: [`SessionError::NoProgram`].
@@ -313,14 +317,13 @@ impl Session {
                 let allowed = ports.map(|p| p.name.clone()).collect();
                 return Err(SessionError::UnknownInput { program: program(), name, allowed });
             };
-            let placement = port.placement();
-            let expected = port.ty().and_then(|block| placement.whole(&self.mesh(), &block));
+            let expected = port.whole(&self.mesh());
             if expected.as_ref() != Some(value.ty()) {
                 let expected = expected.map_or_else(|| port_type(port), |ty| ty.to_string());
                 let found = value.ty().clone();
                 return Err(SessionError::InputType { program: program(), name, expected, found });
             }
-            let blocks = self.upload_blocks(&name, &placement, &value)?;
+            let blocks = self.upload_blocks(&name, &port.placement(), &value)?;
             given.insert(name, blocks);
         }
         let missing = |p: &&PortSpec| p.role == Role::Input && !given.contains_key(&p.name);

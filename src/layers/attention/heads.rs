@@ -1,12 +1,12 @@
 //! Multi-head attention; with fewer heads of keys and values than of queries it is grouped-query attention.
 
 use super::scores::{Term, mix};
-use super::{Context, Params, output, query_scale};
+use super::{Context, Kept, Params, output, query_scale};
 use crate::build::{BuildError, Builder};
 use crate::config::ModelConfig;
 use crate::ir::Value;
 use crate::layers::rotary::{self, Rotation};
-use crate::shard::Axis;
+use crate::shard::{Axis, MODEL, Partition};
 
 /// A matrix from tokens to all heads of queries, keys or values.
 #[derive(Clone, Copy, Debug)]
@@ -42,8 +42,10 @@ pub fn declare_output(params: &mut Params, config: &ModelConfig) {
     params.matrix("o", [inner, config.d_model], config.init_scale).split(-2, Axis::Model);
 }
 
-pub fn kept(kv_heads: usize, width: usize) -> Vec<(&'static str, Vec<usize>)> {
-    vec![("k", vec![kv_heads, width]), ("v", vec![kv_heads, width])]
+pub fn kept(kv_heads: usize, width: usize) -> Vec<Kept> {
+    let heads =
+        |name| Kept { name, shape: vec![kv_heads, width], partition: Partition::whole().split(0, MODEL) };
+    vec![heads("k"), heads("v")]
 }
 
 /// Queries `[batch, queries, heads, d_kv]`.

@@ -7,13 +7,13 @@
 //! Source: DeepSeek-V2 (2024), section 2.1; the norms of both latents are those of DeepSeek-V3.
 
 use super::scores::{Term, mix, probabilities};
-use super::{Context, Params, output, query_scale};
+use super::{Context, Kept, Params, output, query_scale};
 use crate::build::{BuildError, Builder};
 use crate::config::{Latent, ModelConfig};
 use crate::ir::{DType, Value};
 use crate::layers::norm;
 use crate::layers::rotary::{self, Rotation};
-use crate::shard::Axis;
+use crate::shard::{Axis, Partition};
 
 /// Added to the mean square in the norms of latents, whatever that of other norms is.
 const NORM_EPSILON: f64 = 1e-6;
@@ -57,8 +57,10 @@ pub fn declare(params: &mut Params, config: &ModelConfig, widths: Latent) {
     params.matrix("o", [heads * value_dim, model], config.init_scale).split(-2, Axis::Model);
 }
 
-pub fn kept(widths: Latent) -> Vec<(&'static str, Vec<usize>)> {
-    vec![("latent", vec![widths.kv_rank]), ("rope", vec![widths.rope_dim])]
+pub fn kept(widths: Latent) -> Vec<Kept> {
+    // All heads need all of it.
+    let whole = |name, width| Kept { name, shape: vec![width], partition: Partition::whole() };
+    vec![whole("latent", widths.kv_rank), whole("rope", widths.rope_dim)]
 }
 
 /// Latents `[batch, keys, kv_rank]`, normalised, and rotated keys `[batch, keys, rope_dim]`.

@@ -14,7 +14,7 @@ use super::{Context, Params};
 use crate::build::{BuildError, Builder};
 use crate::config::{Attention, ModelConfig, ScoreScale};
 use crate::ir::Value;
-use crate::shard::MODEL;
+use crate::shard::{MODEL, Partition};
 
 pub use heads::{Projection, declare_output, projections};
 pub use scores::{Term, causal_mask, hide_others, hide_padding, same_example};
@@ -34,8 +34,16 @@ fn query_scale(config: &ModelConfig, width: usize) -> f64 {
     }
 }
 
-/// What one token keeps for later queries: a name and a shape each.
-pub fn kept(config: &ModelConfig) -> Vec<(&'static str, Vec<usize>)> {
+/// One tensor that a token keeps for later queries.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    pub name: &'static str,
+    pub shape: Vec<usize>,
+    pub partition: Partition,
+}
+
+/// What one token keeps for later queries.
+pub fn kept(config: &ModelConfig) -> Vec<Kept> {
     match config.attention {
         Attention::MultiHead => heads::kept(config.num_heads, config.d_kv),
         Attention::GroupedQuery(grouped) => heads::kept(grouped.num_kv_heads, config.d_kv),
