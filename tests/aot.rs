@@ -145,6 +145,24 @@ fn a_step_on_a_mesh_compiles_for_its_slice_with_the_collectives_of_the_plan() {
 }
 
 #[test]
+fn generation_on_a_mesh_compiles_for_its_slice() {
+    let Some(plugin) = libtpu() else { return };
+    let blocks = ["model.num_encoder_layers=1", "model.num_decoder_layers=1", "model.moe.every=1"];
+    let settings = [&blocks[..], &["mesh.expert=2", "mesh.model=2"]].concat();
+    let options = options(&plugin, "v5e:2x2", Duration::from_secs(300));
+    for (program, tokens) in [("prefill", 4 * 64), ("decode_step", 4)] {
+        let report = aot::compile(&artifact(&settings, program), program, &options, None).unwrap();
+        assert!(report.fits && report.replicas == 4);
+        assert_eq!(report.graph.tokens_per_step, tokens, "{program}");
+        let kinds: BTreeSet<&str> = report.graph.collectives.iter().map(|row| row.opcode.as_str()).collect();
+        assert_eq!(kinds, BTreeSet::from(["all-reduce", "all-to-all"]), "{program}");
+        // Of 4 rows half are here: marks and positions of 32 slots, marks of 64 inputs, keys and values of one of two heads in bfloat16.
+        let cache = 2 * 4 * (32 + 32 + 64) + 2 * 2 * 2 * 64 * (32 + 64);
+        assert_eq!(report.graph.cache_bytes, if program == "prefill" { 0 } else { cache }, "{program}");
+    }
+}
+
+#[test]
 fn the_largest_slice_of_every_kind_of_chip_is_compiled_for() {
     let Some(plugin) = libtpu() else { return };
     let sizes =
