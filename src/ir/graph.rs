@@ -51,6 +51,11 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// An empty graph with room for so many nodes and values.
+    pub(crate) fn with_capacity(nodes: usize, values: usize) -> Self {
+        Self { nodes: Vec::with_capacity(nodes), values: Vec::with_capacity(values), ..Self::default() }
+    }
+
     /// The nodes in execution order.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes

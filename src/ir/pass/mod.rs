@@ -25,6 +25,10 @@ pub use share::share;
 pub use simplify::simplify;
 
 use super::graph::Graph;
+use prune::Pruner;
+use rebuild::Memo;
+use share::Sharer;
+use simplify::simplify_in;
 
 /// Rounds of [`optimize`]; one pass can open work for an earlier one, rarely twice.
 const MAX_ROUNDS: usize = 4;
@@ -34,8 +38,10 @@ const MAX_ROUNDS: usize = 4;
 /// Differentiate first: derivatives of calls and stopped gradients are gone afterwards.
 pub fn optimize(graph: &Graph) -> Graph {
     let mut current = fuse_scans(&inline_calls(graph));
+    // They know the subgraphs of the rounds before: what has settled is not visited again.
+    let (mut simple, mut sharer, mut pruner) = (Memo::default(), Sharer::default(), Pruner::default());
     for _ in 0..MAX_ROUNDS {
-        let next = prune(&share(&simplify(&current)));
+        let next = pruner.prune(&sharer.share(&simplify_in(&current, &mut simple)));
         debug_assert!(super::verify(&next).is_ok(), "internal: {:?}", super::verify(&next));
         if next == current {
             break;

@@ -1,8 +1,8 @@
 //! Nodes, loop carries and subgraph results that nothing needs are dropped.
 
-use super::rebuild::Rebuild;
+use super::rebuild::{Address, Rebuild, changed};
 use crate::ir::graph::{Graph, Node, Value};
-use crate::ir::op::{Call, Derivative, Op, Scan};
+use crate::ir::op::{Derivative, Op, Scan};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -11,103 +11,113 @@ use std::sync::Arc;
 /// Subgraphs shrink too: unused outputs of calls and branches, stacked results, consts, elements and carries of scans,
 /// values that are sorted along. A barrier stays whole, since its operands order its results.
 pub fn prune(graph: &Graph) -> Graph {
-    let all = vec![true; graph.inputs().len()];
-    Pruner::default().cut(graph, graph.outputs(), &all)
+    Pruner::default().prune(graph)
 }
 
-/// What stays of a node: the operation, and positions among operands and results.
-struct Kept {
-    op: Op,
-    operands: Vec<usize>,
-    results: Vec<usize>,
+/// Which operands and results stay of an operation with subgraphs.
+struct Marks {
+    operands: Vec<bool>,
+    results: Vec<bool>,
 }
 
-/// A subgraph by its address, with the outputs that are needed and the inputs that stay. The graph that is rewritten keeps
-/// the addresses alive.
-type CutKey = (*const Graph, Vec<bool>, Vec<bool>);
+/// A subgraph with the outputs that are needed and the inputs that stay.
+type CutKey = (Address, Vec<bool>, Vec<bool>);
 
 #[derive(Default)]
-struct Pruner {
+pub(super) struct Pruner {
     cuts: HashMap<CutKey, Arc<Graph>>,
     /// Which inputs some outputs of a subgraph need.
-    needs: HashMap<(*const Graph, Vec<bool>), Vec<bool>>,
+    needs: HashMap<(Address, Vec<bool>), Vec<bool>>,
 }
 
 impl Pruner {
+    pub fn prune(&mut self, graph: &Graph) -> Graph {
+        let all = vec![true; graph.inputs().len()];
+        self.cut(graph, graph.outputs(), &all)
+    }
+
     /// `graph` with outputs `outputs` and those inputs that `inputs` marks.
     fn cut(&mut self, graph: &Graph, outputs: &[Value], inputs: &[bool]) -> Graph {
-        let mut live = Live::new(graph);
-        live.mark(outputs);
-        let kept = self.sweep(graph, &mut live);
+        let live = self.live(graph, outputs);
         let mut to = Rebuild::new(graph);
         let mut num_inputs = 0;
-        for (node, kept) in graph.nodes().iter().zip(kept) {
-            match (&node.op, kept) {
-                (Op::Parameter { index, ty }, _) => {
-                    if inputs[*index] {
-                        to.put(node, Op::Parameter { index: num_inputs, ty: ty.clone() }, vec![]);
-                        num_inputs += 1;
-                    }
+        for node in graph.nodes() {
+            if let Op::Parameter { index, ty } = &node.op {
+                if inputs[*index] {
+                    to.put(node, Op::Parameter { index: num_inputs, ty: ty.clone() }, vec![]);
+                    num_inputs += 1;
                 }
-                (_, Some(kept)) => {
-                    let operands = kept.operands.iter().map(|&i| to.get(node.operands[i])).collect();
-                    let results: Vec<Value> = kept.results.iter().map(|&i| node.results[i]).collect();
-                    to.put_as(kept.op, operands, &results, node.scope.clone());
-                }
-                (_, None) => {}
+            } else if live.has_any(&node.results) {
+                self.keep(&mut to, node, &live);
             }
         }
         let outputs = to.get_all(outputs);
         to.finish_with(outputs)
     }
 
-    /// Marks what live values are computed from, last node first; tells what stays of each node.
-    fn sweep(&mut self, graph: &Graph, live: &mut Live) -> Vec<Option<Kept>> {
-        let mut kept: Vec<Option<Kept>> = Vec::with_capacity(graph.nodes().len());
-        for node in graph.nodes().iter().rev() {
-            let results: Vec<bool> = node.results.iter().map(|&v| live.has(v)).collect();
-            if !results.contains(&true) {
-                kept.push(None);
-                continue;
-            }
-            let keep = self.keep(node, &results);
-            keep.operands.iter().for_each(|&i| live.mark(&[node.operands[i]]));
-            kept.push(Some(keep));
-        }
-        kept.reverse();
-        kept
-    }
-
-    fn keep(&mut self, node: &Node, results: &[bool]) -> Kept {
-        match &node.op {
-            Op::Scan(scan) => self.keep_scan(node, scan, results),
-            Op::Call(call) if matches!(call.derivative, Derivative::Body(_)) => {
-                let inputs = self.needed(&call.body, results);
-                let body = self.subgraph(&call.body, results, &inputs);
-                let op = Op::Call(Call { body, ..call.clone() });
-                Kept { op, operands: positions(&inputs), results: positions(results) }
-            }
-            Op::Conditional { branches } => self.keep_conditional(branches, results),
-            Op::Sort { dim, comparator, stable } => self.keep_sort(*dim, comparator, *stable, results),
-            op => {
-                let op = op.map_subgraphs(&mut |g| self.unshrunk(g));
-                Kept {
-                    op,
-                    operands: (0..node.operands.len()).collect(),
-                    results: (0..results.len()).collect(),
+    /// The values that `outputs` are computed from, found from the last node on.
+    fn live(&mut self, graph: &Graph, outputs: &[Value]) -> Live {
+        let mut live = Live(vec![false; graph.num_values()]);
+        live.mark(outputs);
+        for node in graph.nodes().iter().rev().filter(|node| !node.operands.is_empty()) {
+            if live.has_any(&node.results) {
+                match self.marks(node, &live) {
+                    Some(marks) => live.mark(&marked(&node.operands, &marks.operands)),
+                    None => live.mark(&node.operands),
                 }
             }
+        }
+        live
+    }
+
+    /// Appends what stays of a live node.
+    fn keep(&mut self, to: &mut Rebuild, node: &Node, live: &Live) {
+        let Some(marks) = self.marks(node, live) else {
+            let op = node.op.map_subgraphs(&mut |g| self.unshrunk(g));
+            return to.put(node, op, to.get_all(&node.operands));
+        };
+        let op = self.shrunk(&node.op, &marks);
+        let operands = to.get_all(&marked(&node.operands, &marks.operands));
+        to.put_as(op, operands, &marked(&node.results, &marks.results), node.scope.clone());
+    }
+
+    /// What stays of a live node; `None` where that is all.
+    fn marks(&mut self, node: &Node, live: &Live) -> Option<Marks> {
+        let results = || node.results.iter().map(|&v| live.has(v)).collect::<Vec<bool>>();
+        match &node.op {
+            Op::Scan(scan) => Some(self.marks_of_scan(scan, results())),
+            Op::Call(call) if matches!(call.derivative, Derivative::Body(_)) => {
+                let results = results();
+                Some(Marks { operands: self.needed(&call.body, &results), results })
+            }
+            Op::Conditional { branches } => {
+                let results = results();
+                let needed: Vec<Vec<bool>> = branches.iter().map(|b| self.needed(b, &results)).collect();
+                let any = |i: usize| needed.iter().any(|n| n[i]);
+                let index = [true].into_iter();
+                Some(Marks {
+                    operands: index.chain((0..node.operands.len() - 1).map(any)).collect(),
+                    results,
+                })
+            }
+            Op::Sort { comparator, .. } => {
+                // An operand stays if its result is used or the comparator looks at it.
+                let needed = self.needed(comparator, &[true]);
+                let rows = results().into_iter().zip(needed.chunks(2));
+                let kept: Vec<bool> = rows.map(|(used, pair)| used || pair.contains(&true)).collect();
+                Some(Marks { operands: kept.clone(), results: kept })
+            }
+            _ => None,
         }
     }
 
     /// A carry stays if its last value is used, or if an iteration computes something from it that stays.
-    fn keep_scan(&mut self, node: &Node, scan: &Scan, results: &[bool]) -> Kept {
-        let mut outputs = results.to_vec();
+    fn marks_of_scan(&mut self, scan: &Scan, mut results: Vec<bool>) -> Marks {
         let carries = scan.num_consts..scan.num_consts + scan.num_carry;
-        let inputs = loop {
-            let inputs = self.needed(&scan.body, &outputs);
+        let mut operands = loop {
+            let inputs = self.needed(&scan.body, &results);
             let mut grown = false;
-            for (output, &input) in outputs.iter_mut().zip(&inputs[carries.clone()]) {
+            for (output, &input) in results.iter_mut().zip(&inputs[carries.clone()]) {
                 grown |= input && !*output;
                 *output |= input;
             }
@@ -116,45 +126,35 @@ impl Pruner {
             }
         };
         // A carry that is used only after the loop still has a place in it.
-        let mut inputs = inputs;
-        inputs[carries].iter_mut().zip(&outputs).for_each(|(input, &output)| *input |= output);
-        let body = self.subgraph(&scan.body, &outputs, &inputs);
-        let num_consts = count(&inputs[..scan.num_consts]);
-        let num_carry = count(&outputs[..scan.num_carry]);
-        let op = Op::Scan(Scan { body, num_consts, num_carry, ..scan.clone() });
-        debug_assert_eq!(node.operands.len(), inputs.len());
-        Kept { op, operands: positions(&inputs), results: positions(&outputs) }
+        operands[carries].iter_mut().zip(&results).for_each(|(input, &output)| *input |= output);
+        Marks { operands, results }
     }
 
-    fn keep_conditional(&mut self, branches: &[Arc<Graph>], results: &[bool]) -> Kept {
-        let needed: Vec<Vec<bool>> = branches.iter().map(|branch| self.needed(branch, results)).collect();
-        let num_inputs = needed.first().map_or(0, Vec::len);
-        let inputs: Vec<bool> = (0..num_inputs).map(|i| needed.iter().any(|n| n[i])).collect();
-        let branches = branches.iter().map(|branch| self.subgraph(branch, results, &inputs)).collect();
-        let operands = [0].into_iter().chain(positions(&inputs).into_iter().map(|i| i + 1)).collect();
-        Kept { op: Op::Conditional { branches }, operands, results: positions(results) }
-    }
-
-    /// An operand stays if its result is used or the comparator looks at it.
-    fn keep_sort(&mut self, dim: usize, comparator: &Arc<Graph>, stable: bool, results: &[bool]) -> Kept {
-        let needed = self.needed(comparator, &[true]);
-        let rows = results.iter().zip(needed.chunks(2));
-        let kept: Vec<bool> = rows.map(|(&used, pair)| used || pair.contains(&true)).collect();
-        let inputs: Vec<bool> = kept.iter().flat_map(|&k| [k, k]).collect();
-        let comparator = self.subgraph(comparator, &[true], &inputs);
-        let op = Op::Sort { dim, comparator, stable };
-        Kept { op, operands: positions(&kept), results: positions(&kept) }
+    /// The operation with what stays of its subgraphs.
+    fn shrunk(&mut self, op: &Op, Marks { operands, results }: &Marks) -> Op {
+        match op {
+            Op::Scan(scan) => Op::Scan(Scan {
+                body: self.subgraph(&scan.body, results, operands),
+                num_consts: count(&operands[..scan.num_consts]),
+                num_carry: count(&results[..scan.num_carry]),
+                ..scan.clone()
+            }),
+            Op::Conditional { .. } => op.map_subgraphs(&mut |g| self.subgraph(g, results, &operands[1..])),
+            Op::Sort { .. } => {
+                let pairs: Vec<bool> = operands.iter().flat_map(|&kept| [kept, kept]).collect();
+                op.map_subgraphs(&mut |g| self.subgraph(g, &[true], &pairs))
+            }
+            _ => op.map_subgraphs(&mut |g| self.subgraph(g, results, operands)),
+        }
     }
 
     /// Which inputs of `graph` the marked outputs are computed from.
     fn needed(&mut self, graph: &Arc<Graph>, outputs: &[bool]) -> Vec<bool> {
-        let key = (Arc::as_ptr(graph), outputs.to_vec());
+        let key = (Address(graph.clone()), outputs.to_vec());
         if let Some(done) = self.needs.get(&key) {
             return done.clone();
         }
-        let mut live = Live::new(graph);
-        live.mark(&marked(graph.outputs(), outputs));
-        self.sweep(graph, &mut live);
+        let live = self.live(graph, &marked(graph.outputs(), outputs));
         let needed: Vec<bool> = graph.inputs().iter().map(|&v| live.has(v)).collect();
         self.needs.insert(key, needed.clone());
         needed
@@ -162,12 +162,14 @@ impl Pruner {
 
     /// `graph` with the marked outputs and inputs only; the same one where nothing changes.
     fn subgraph(&mut self, graph: &Arc<Graph>, outputs: &[bool], inputs: &[bool]) -> Arc<Graph> {
-        let key = (Arc::as_ptr(graph), outputs.to_vec(), inputs.to_vec());
+        let key = (Address(graph.clone()), outputs.to_vec(), inputs.to_vec());
         if let Some(done) = self.cuts.get(&key) {
             return done.clone();
         }
-        let cut = self.cut(graph, &marked(graph.outputs(), outputs), inputs);
-        let cut = if cut == **graph { graph.clone() } else { Arc::new(cut) };
+        let cut = changed(graph, self.cut(graph, &marked(graph.outputs(), outputs), inputs));
+        // Cut once, nothing is left to be cut.
+        let whole = (Address(cut.clone()), vec![true; count(outputs)], vec![true; count(inputs)]);
+        self.cuts.insert(whole, cut.clone());
         self.cuts.insert(key, cut.clone());
         cut
     }
@@ -182,10 +184,6 @@ impl Pruner {
 struct Live(Vec<bool>);
 
 impl Live {
-    fn new(graph: &Graph) -> Self {
-        Self(vec![false; graph.num_values()])
-    }
-
     fn mark(&mut self, values: &[Value]) {
         values.iter().for_each(|v| self.0[v.index()] = true);
     }
@@ -193,14 +191,14 @@ impl Live {
     fn has(&self, value: Value) -> bool {
         self.0[value.index()]
     }
+
+    fn has_any(&self, values: &[Value]) -> bool {
+        values.iter().any(|&v| self.has(v))
+    }
 }
 
 fn marked(values: &[Value], marks: &[bool]) -> Vec<Value> {
     values.iter().zip(marks).filter(|(_, mark)| **mark).map(|(&v, _)| v).collect()
-}
-
-fn positions(marks: &[bool]) -> Vec<usize> {
-    marks.iter().enumerate().filter(|(_, mark)| **mark).map(|(i, _)| i).collect()
 }
 
 fn count(marks: &[bool]) -> usize {

@@ -3,6 +3,7 @@
 use crate::ir::graph::{Graph, Node, Value};
 use crate::ir::op::{Call, Derivative, Op, Scan};
 use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 impl Op {
@@ -45,9 +46,27 @@ impl Op {
     }
 }
 
-/// Results of a pass by the address of the subgraph; the graph being rewritten keeps those addresses alive.
+/// A subgraph by its address, which it keeps alive.
+#[derive(Clone)]
+pub(super) struct Address(pub Arc<Graph>);
+
+impl PartialEq for Address {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Address {}
+
+impl Hash for Address {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
+/// What a pass made of each subgraph, also in an earlier round.
 #[derive(Default)]
-pub(super) struct Memo(HashMap<*const Graph, Arc<Graph>>);
+pub(super) struct Memo(HashMap<Address, Arc<Graph>>);
 
 impl Memo {
     /// The rewritten subgraph: the same one again where nothing changed.
@@ -56,15 +75,19 @@ impl Memo {
         graph: &Arc<Graph>,
         pass: &mut dyn FnMut(&Graph, &mut Memo) -> Graph,
     ) -> Arc<Graph> {
-        let address = Arc::as_ptr(graph);
+        let address = Address(graph.clone());
         if let Some(done) = self.0.get(&address) {
             return done.clone();
         }
-        let next = pass(graph, self);
-        let next = if next == **graph { graph.clone() } else { Arc::new(next) };
+        let next = changed(graph, pass(graph, self));
         self.0.insert(address, next.clone());
         next
     }
+}
+
+/// `next`, or the graph that it was made from where they are equal.
+pub(super) fn changed(graph: &Arc<Graph>, next: Graph) -> Arc<Graph> {
+    if next == **graph { graph.clone() } else { Arc::new(next) }
 }
 
 /// A graph under construction from another one.
@@ -77,7 +100,8 @@ pub(super) struct Rebuild<'a> {
 
 impl<'a> Rebuild<'a> {
     pub fn new(from: &'a Graph) -> Self {
-        Self { from, out: Graph::default(), map: vec![Value(u32::MAX); from.num_values()] }
+        let out = Graph::with_capacity(from.nodes().len(), from.num_values());
+        Self { from, out, map: vec![Value(u32::MAX); from.num_values()] }
     }
 
     pub fn get(&self, old: Value) -> Value {

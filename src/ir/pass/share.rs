@@ -1,8 +1,9 @@
 //! Equal operations on equal operands are computed once.
 
-use super::rebuild::Rebuild;
+use super::rebuild::{Address, Rebuild, changed};
 use crate::ir::graph::{Graph, Value};
 use crate::ir::op::{BinaryOp, Derivative, Op, Scan};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::discriminant;
@@ -13,31 +14,43 @@ use std::sync::Arc;
 /// An optimization barrier is never merged with another, and so no work behind two barriers is: recomputation stays. The
 /// first node keeps its scope; a name given to a later one moves to it.
 pub fn share(graph: &Graph) -> Graph {
-    Subgraphs::default().share(graph)
+    Sharer::default().share(graph)
 }
 
 /// Rewritten subgraphs: found by address first, then one representative per content, so that equal ones share an address
 /// and an operation that holds one is hashed in constant time.
 #[derive(Default)]
-struct Subgraphs {
-    by_address: HashMap<*const Graph, Arc<Graph>>,
-    by_content: HashMap<Arc<Graph>, Arc<Graph>>,
+pub(super) struct Sharer {
+    by_address: HashMap<Address, Arc<Graph>>,
+    /// By what they look like from afar: that is hashed faster than their content.
+    by_outline: HashMap<u64, Vec<Arc<Graph>>>,
 }
 
-impl Subgraphs {
+impl Sharer {
     fn visit(&mut self, graph: &Arc<Graph>) -> Arc<Graph> {
-        if let Some(done) = self.by_address.get(&Arc::as_ptr(graph)) {
+        let address = Address(graph.clone());
+        if let Some(done) = self.by_address.get(&address) {
             return done.clone();
         }
-        let next = Arc::new(self.share(graph));
-        let representative = self.by_content.entry(next.clone()).or_insert(next).clone();
-        self.by_address.insert(Arc::as_ptr(graph), representative.clone());
+        let next = changed(graph, self.share(graph));
+        let representative = self.representative(next);
+        self.by_address.insert(address, representative.clone());
         representative
     }
 
-    fn share(&mut self, graph: &Graph) -> Graph {
+    /// The first graph that is equal to this one.
+    fn representative(&mut self, graph: Arc<Graph>) -> Arc<Graph> {
+        let similar = self.by_outline.entry(outline(&graph)).or_default();
+        if let Some(equal) = similar.iter().find(|other| **other == graph) {
+            return equal.clone();
+        }
+        similar.push(graph.clone());
+        graph
+    }
+
+    pub fn share(&mut self, graph: &Graph) -> Graph {
         let mut to = Rebuild::new(graph);
-        let mut seen = Seen::default();
+        let mut seen = Seen(HashMap::with_capacity(graph.nodes().len()));
         for node in graph.nodes() {
             let op = node.op.map_subgraphs(&mut |g| self.visit(g));
             let operands = to.get_all(&node.operands);
@@ -50,8 +63,18 @@ impl Subgraphs {
     }
 }
 
+/// A hash of the kinds of operations and of their operands: the same for equal graphs.
+fn outline(graph: &Graph) -> u64 {
+    let mut state = DefaultHasher::new();
+    graph.outputs().hash(&mut state);
+    for node in graph.nodes() {
+        discriminant(&node.op).hash(&mut state);
+        node.operands.hash(&mut state);
+    }
+    state.finish()
+}
+
 /// Positions of nodes by hash; candidates are compared in full.
-#[derive(Default)]
 struct Seen(HashMap<u64, Vec<usize>>);
 
 impl Seen {
@@ -77,13 +100,14 @@ impl Seen {
 }
 
 /// The operands in an order of their own where their order does not matter.
-fn ordered(op: &Op, operands: &[Value]) -> Vec<Value> {
-    let mut operands = operands.to_vec();
+fn ordered<'a>(op: &Op, operands: &'a [Value]) -> Cow<'a, [Value]> {
     use BinaryOp::{Add, And, Mul, Or, Xor};
-    if matches!(op, Op::Binary(Add | Mul | And | Or | Xor)) {
-        operands.sort_unstable();
+    if !matches!(op, Op::Binary(Add | Mul | And | Or | Xor)) {
+        return operands.into();
     }
-    operands
+    let mut operands = operands.to_vec();
+    operands.sort_unstable();
+    operands.into()
 }
 
 /// Subgraphs count by address: equal ones have been given the same.

@@ -11,7 +11,7 @@ pub fn simplify(graph: &Graph) -> Graph {
     simplify_in(graph, &mut Memo::default())
 }
 
-fn simplify_in(graph: &Graph, memo: &mut Memo) -> Graph {
+pub(super) fn simplify_in(graph: &Graph, memo: &mut Memo) -> Graph {
     let mut to = Rebuild::new(graph);
     for node in graph.nodes() {
         let operands = to.get_all(&node.operands);
