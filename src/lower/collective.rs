@@ -76,7 +76,7 @@ pub(super) fn all_to_all(
     shape.insert(split, pieces);
     let split_ty = TensorType::new(ty.dtype, shape.clone());
     let scope = t.f.scope.clone();
-    t.f.scope = format!("{scope}/pieces");
+    t.f.scope = format!("{scope}/pieces").into();
     let apart = t.f.reshape(t.module, x, &split_ty);
     let exchanged = exchange(t, &apart, &split_ty, split);
     // The pieces move before `concat`, whose axis is one further where it stands after `split`.

@@ -17,44 +17,78 @@ pub(super) fn entry(
     let mut f = Function::default();
     let mut inputs = vec![];
     for (i, ty) in graph.input_types().iter().enumerate() {
-        f.scope = names.get(i).cloned().unwrap_or_default();
+        f.scope = names.get(i).map_or("", String::as_str).into();
         inputs.push(f.parameter(module, shape_of(ty)));
     }
     let outputs = body(&mut Target { module, f: &mut f }, graph, inputs, aliases);
     let root = f.tuple(module, &outputs);
-    (f.finish(module, "main", &root), root.shape)
+    let shape = f.shape(&root);
+    (f.finish(module, "main", &root), shape)
 }
 
 /// Emits all nodes of `graph` on these inputs; returns its outputs. Those that `aliases` names take over buffers of inputs.
 fn body(t: &mut Target, graph: &Graph, inputs: Vec<Inst>, aliases: &[Alias]) -> Vec<Inst> {
-    let mut values: Vec<Option<Inst>> = vec![None; graph.num_values()];
-    let mut inputs = inputs.into_iter();
-    for node in graph.nodes() {
-        let results = if matches!(node.op, Op::Parameter { .. }) {
-            inputs.next().into_iter().collect()
-        } else {
-            let operands: Vec<&Inst> =
-                node.operands.iter().filter_map(|v| values[v.index()].as_ref()).collect();
-            t.f.scope = node.scope.to_string();
-            let types = graph.types(&node.results);
-            match &node.op {
-                Op::Scan(scan) => self::scan(t, scan, &operands, &types, &in_place(graph, node, aliases)),
-                _ => node::lower(t, node, &operands, &types),
+    let mut values = Values::new(graph, inputs);
+    graph.nodes().iter().for_each(|node| values.lower(t, node, aliases));
+    t.f.scope = "".into();
+    values.get(graph.outputs())
+}
+
+/// The values of a graph that is being lowered.
+struct Values<'g> {
+    graph: &'g Graph,
+    found: Vec<Option<Inst>>,
+}
+
+impl<'g> Values<'g> {
+    fn new(graph: &'g Graph, inputs: Vec<Inst>) -> Self {
+        let mut found = vec![None; graph.num_values()];
+        graph.inputs().iter().zip(inputs).for_each(|(input, inst)| found[input.index()] = Some(inst));
+        Self { graph, found }
+    }
+
+    fn get(&self, values: &[Value]) -> Vec<Inst> {
+        values.iter().filter_map(|v| self.found[v.index()]).collect()
+    }
+
+    /// Emits the nodes that these values need, in order, but for those that are there.
+    fn lower_for(&mut self, t: &mut Target, values: &[Value]) {
+        let mut needed = vec![false; self.found.len()];
+        values.iter().for_each(|v| needed[v.index()] = true);
+        let mut nodes: Vec<&Node> = vec![];
+        for node in self.graph.nodes().iter().rev() {
+            if node.results.iter().any(|v| needed[v.index()] && self.found[v.index()].is_none()) {
+                node.operands.iter().for_each(|v| needed[v.index()] = true);
+                nodes.push(node);
             }
+        }
+        nodes.into_iter().rev().for_each(|node| self.lower(t, node, &[]));
+        t.f.scope = "".into();
+    }
+
+    /// Emits a node whose operands are there.
+    fn lower(&mut self, t: &mut Target, node: &Node, aliases: &[Alias]) {
+        if matches!(node.op, Op::Parameter { .. }) {
+            return;
+        }
+        let operands = self.get(&node.operands);
+        let operands: Vec<&Inst> = operands.iter().collect();
+        t.f.scope = node.scope.clone();
+        let types = self.graph.types(&node.results);
+        let results = match &node.op {
+            Op::Scan(scan) => self::scan(t, scan, &operands, &types, &in_place(self.graph, node, aliases)),
+            _ => node::lower(t, node, &operands, &types),
         };
         for (value, inst) in node.results.iter().zip(results) {
-            values[value.index()] = Some(inst);
+            self.found[value.index()] = Some(inst);
         }
     }
-    t.f.scope.clear();
-    let output = |v: &Value| values[v.index()].clone();
-    graph.outputs().iter().filter_map(output).collect()
 }
 
 /// A call without a computation of its own.
 pub(super) fn inline(t: &mut Target, graph: &Graph, x: &[&Inst]) -> Vec<Inst> {
     let scope = t.f.scope.clone();
-    let outputs = body(t, graph, x.iter().map(|&i| i.clone()).collect(), &[]);
+    let outputs = body(t, graph, owned(x), &[]);
     t.f.scope = scope;
     outputs
 }
@@ -66,12 +100,12 @@ fn on_tuple(module: &mut Module, name: &str, graph: &Graph, bare: bool) -> i64 {
     let state = f.parameter(module, shape);
     let inputs = f.untuple(module, &state);
     let outputs = body(&mut Target { module, f: &mut f }, graph, inputs, &[]);
-    let root = if bare { outputs[0].clone() } else { f.tuple(module, &outputs) };
+    let root = if bare { outputs[0] } else { f.tuple(module, &outputs) };
     f.finish(module, name, &root)
 }
 
-fn owned(x: &[&Inst]) -> Vec<Inst> {
-    x.iter().map(|&i| i.clone()).collect()
+pub(super) fn owned(x: &[&Inst]) -> Vec<Inst> {
+    x.iter().map(|&&i| i).collect()
 }
 
 pub(super) fn while_loop(t: &mut Target, cond: &Graph, body: &Graph, x: &[&Inst]) -> Vec<Inst> {
@@ -82,7 +116,7 @@ pub(super) fn while_loop(t: &mut Target, cond: &Graph, body: &Graph, x: &[&Inst]
 
 fn emit_while(t: &mut Target, cond: i64, body: i64, state: &[Inst]) -> Vec<Inst> {
     let state = t.f.tuple(t.module, state);
-    let shape = state.shape.clone();
+    let shape = t.f.shape(&state);
     let last = t.emit("while", shape, &[&state], |p| p.called_computation_ids = vec![body, cond]);
     t.f.untuple(t.module, &last)
 }
@@ -165,18 +199,17 @@ fn scan(t: &mut Target, scan: &Scan, x: &[&Inst], types: &[TensorType], in_place
             state.push(empty);
         }
     }
-    let shape = tuple_shape(state.iter().map(|s| s.shape.clone()).collect());
+    let shape = tuple_shape(state.iter().map(|s| t.f.shape(s)).collect());
     let cond = below(t.module, shape.clone(), scan.length);
     let step = iteration(t.module, scan, shape, (&types[scan.num_carry..], &places));
     let last = emit_while(t, cond, step, &state);
     let carry = last[first_x - scan.num_carry..first_x].iter();
-    carry.chain(places.iter().map(|&place| &last[place])).cloned().collect()
+    carry.chain(places.iter().map(|&place| &last[place])).copied().collect()
 }
 
 /// The initial carry and empty ys: a body would take a row out of nothing, which XLA refuses.
 fn no_steps(t: &mut Target, scan: &Scan, x: &[&Inst], types: &[TensorType]) -> Vec<Inst> {
-    let carry = x[scan.num_consts..][..scan.num_carry].iter().map(|&c| c.clone());
-    let mut results: Vec<Inst> = carry.collect();
+    let mut results = owned(&x[scan.num_consts..][..scan.num_carry]);
     for ty in &types[scan.num_carry..] {
         results.push(t.f.zeros(t.module, ty));
     }
@@ -207,7 +240,7 @@ fn iteration(
     let state = f.untuple(module, &tuple);
     let index_ty = TensorType::scalar(DType::S32);
     let position = match scan.reverse {
-        false => state[0].clone(),
+        false => state[0],
         true => {
             let last = f.scalar(module, DType::S32, scan.length as f64 - 1.0);
             f.emit(module, "subtract", shape_of(&index_ty), &[&last, &state[0]], |_| ())
@@ -220,24 +253,50 @@ fn iteration(
     for (place, ty) in xs.clone().zip(&scan.body.input_types()[fixed..]) {
         inputs.push(element(module, &mut f, &state[place], ty, (&position, &zero)));
     }
-    let outputs = body(&mut Target { module, f: &mut f }, &scan.body, inputs, &[]);
+    let mut values = Values::new(&scan.body, inputs);
+    let updated: Vec<usize> = places.iter().copied().filter(|place| xs.contains(place)).collect();
+    let late = match updated.is_empty() {
+        true => position,
+        false => read_again(module, &mut f, scan, &mut values, (&state, &updated), (&position, &zero)),
+    };
+    values.lower_for(&mut Target { module, f: &mut f }, scan.body.outputs());
+    let outputs = values.get(scan.body.outputs());
     let (carry, y) = outputs.split_at(scan.num_carry);
 
     let one = f.scalar(module, DType::S32, 1.0);
     let mut next = state.clone();
     next[0] = f.emit(module, "add", shape_of(&index_ty), &[&state[0], &one], |_| ());
-    next[1 + scan.num_consts..1 + fixed].clone_from_slice(carry);
-    let carried: Vec<(Inst, TensorType)> = carry.iter().cloned().zip(scan.body.output_types()).collect();
-    let late = match places.iter().any(|place| xs.contains(place)) {
-        true => once(module, &mut f, &position, &carried),
-        false => position.clone(),
-    };
+    next[1 + scan.num_consts..1 + fixed].copy_from_slice(carry);
     for ((&place, value), ty) in places.iter().zip(y).zip(ys) {
-        let position = if xs.contains(&place) { &late } else { &position };
+        let position = if updated.contains(&place) { &late } else { &position };
         next[place] = store(module, &mut f, &state[place], value, ty, (position, &zero));
     }
     let root = f.tuple(module, &next);
     f.finish(module, "scan", &root)
+}
+
+/// Emits what the carries need, and reads the rows that are updated once more for the rest, at a position behind all that: the one
+/// at which they are updated, so that XLA makes reading, updating and writing one loop.
+fn read_again(
+    module: &mut Module,
+    f: &mut Function,
+    scan: &Scan,
+    values: &mut Values,
+    (state, updated): (&[Inst], &[usize]),
+    (position, zero): (&Inst, &Inst),
+) -> Inst {
+    let carry = &scan.body.outputs()[..scan.num_carry];
+    values.lower_for(&mut Target { module, f }, carry);
+    f.scope = "".into();
+    let carried: Vec<(Inst, TensorType)> =
+        values.get(carry).into_iter().zip(scan.body.types(carry)).collect();
+    let late = once(module, f, position, &carried);
+    for &place in updated {
+        let input = scan.body.inputs()[place - 1];
+        let row = element(module, f, &state[place], scan.body.ty(input), (&late, zero));
+        values.found[input.index()] = Some(row);
+    }
+    late
 }
 
 /// `stack[position]`.
@@ -262,7 +321,8 @@ fn element(
 /// operands; a barrier does not last until then.
 fn once(module: &mut Module, f: &mut Function, position: &Inst, results: &[(Inst, TensorType)]) -> Inst {
     let word = shape_of(&TensorType::scalar(DType::U32));
-    let mut position = position.clone();
+    let mut position = *position;
+    let index = shape_of(&TensorType::scalar(DType::S32));
     let bits = f.scalar(module, DType::U32, 31.0);
     for (result, ty) in results.iter().filter(|(_, ty)| ty.dtype.is_float() && ty.elements() > 0) {
         let element = TensorType::new(ty.dtype, vec![1; ty.rank()]);
@@ -277,8 +337,8 @@ fn once(module: &mut Module, f: &mut Function, position: &Inst, results: &[(Inst
         for _ in 0..2 {
             zero = f.emit(module, "shift-right-logical", word.clone(), &[&zero, &bits], |_| ());
         }
-        let zero = f.emit(module, "convert", position.shape.clone(), &[&zero], |_| ());
-        position = f.emit(module, "add", position.shape.clone(), &[&position, &zero], |_| ());
+        let zero = f.emit(module, "convert", index.clone(), &[&zero], |_| ());
+        position = f.emit(module, "add", index.clone(), &[&position, &zero], |_| ());
     }
     position
 }

@@ -6,6 +6,7 @@ use crate::hlo::{
 };
 use crate::ir::{BinaryOp, DType, Literal, Reducer, TensorType};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Finished computations, callees first.
 #[derive(Default)]
@@ -48,10 +49,11 @@ impl Module {
 }
 
 /// A value in a computation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Inst {
-    pub id: i64,
-    pub shape: ShapeProto,
+    id: i64,
+    /// Its place in the computation.
+    place: usize,
 }
 
 /// One computation in the making.
@@ -60,7 +62,7 @@ pub(super) struct Function {
     instructions: Vec<HloInstructionProto>,
     parameters: Vec<(String, ShapeProto)>,
     /// Becomes `op_name` of what is emitted.
-    pub scope: String,
+    pub scope: Arc<str>,
 }
 
 impl Function {
@@ -77,18 +79,22 @@ impl Function {
         let mut proto = HloInstructionProto {
             name: format!("{opcode}.{id}"),
             opcode: opcode.into(),
-            shape: Some(shape.clone()),
+            shape: Some(shape),
             id,
             operand_ids: operands.iter().map(|o| o.id).collect(),
             ..Default::default()
         };
         if !self.scope.is_empty() {
-            let metadata = OpMetadata { op_name: self.scope.clone(), ..Default::default() };
+            let metadata = OpMetadata { op_name: self.scope.to_string(), ..Default::default() };
             proto.metadata = Some(Box::new(metadata));
         }
         attributes(&mut proto);
         self.instructions.push(proto);
-        Inst { id, shape }
+        Inst { id, place: self.instructions.len() - 1 }
+    }
+
+    pub fn shape(&self, inst: &Inst) -> ShapeProto {
+        self.instructions[inst.place].shape.clone().unwrap_or_default()
     }
 
     pub fn parameter(&mut self, module: &mut Module, shape: ShapeProto) -> Inst {
@@ -120,14 +126,14 @@ impl Function {
     }
 
     pub fn tuple(&mut self, module: &mut Module, elements: &[Inst]) -> Inst {
-        let shape = tuple_shape(elements.iter().map(|e| e.shape.clone()).collect());
+        let shape = tuple_shape(elements.iter().map(|e| self.shape(e)).collect());
         let operands: Vec<&Inst> = elements.iter().collect();
         self.emit(module, "tuple", shape, &operands, |_| ())
     }
 
     /// All elements of a tuple.
     pub fn untuple(&mut self, module: &mut Module, tuple: &Inst) -> Vec<Inst> {
-        let shapes = tuple.shape.tuple_shapes.clone();
+        let shapes = self.shape(tuple).tuple_shapes;
         let element = |(i, shape): (usize, ShapeProto)| {
             self.emit(module, "get-tuple-element", shape, &[tuple], |p| p.tuple_index = i as i64)
         };
@@ -137,11 +143,12 @@ impl Function {
     /// Closes the computation and returns its id.
     pub fn finish(self, module: &mut Module, name: &str, root: &Inst) -> i64 {
         let id = module.next_id();
+        let shape = self.shape(root);
         let name = if name == "main" { name.into() } else { format!("{name}.{id}") };
         module.computations.push(HloComputationProto {
             name,
+            program_shape: Some(program_shape(self.parameters, shape)),
             instructions: self.instructions,
-            program_shape: Some(program_shape(self.parameters, root.shape.clone())),
             id,
             root_id: root.id,
             ..Default::default()

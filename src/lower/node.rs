@@ -33,24 +33,23 @@ pub(super) fn longs(dims: &[usize]) -> Vec<i64> {
 
 /// Emits `node`, whose operands and result types are given; returns its results.
 pub(super) fn lower(t: &mut Target, node: &Node, x: &[&Inst], types: &[TensorType]) -> Vec<Inst> {
-    let shapes: Vec<ShapeProto> = types.iter().map(shape_of).collect();
+    let shapes = || -> Vec<ShapeProto> { types.iter().map(shape_of).collect() };
     match &node.op {
         Op::While { cond, body } => control::while_loop(t, cond, body, x),
-        Op::Conditional { branches } => control::conditional(t, branches, x, shapes),
-        Op::Sort { dim, comparator, stable } => control::sort(t, (*dim, comparator, *stable), x, shapes),
+        Op::Conditional { branches } => control::conditional(t, branches, x, shapes()),
+        Op::Sort { dim, comparator, stable } => control::sort(t, (*dim, comparator, *stable), x, shapes()),
         Op::Call(call) => control::inline(t, &call.body, x),
         Op::RngBitGenerator { algorithm, .. } => {
             let algorithm = match algorithm {
                 RngAlgorithm::ThreeFry => 1,
                 RngAlgorithm::Philox => 2,
             };
-            let both = t.emit("rng-bit-generator", tuple_shape(shapes), x, |p| p.rng_algorithm = algorithm);
+            let both = t.emit("rng-bit-generator", tuple_shape(shapes()), x, |p| p.rng_algorithm = algorithm);
             t.f.untuple(t.module, &both)
         }
         Op::OptimizationBarrier => {
-            let operands: Vec<Inst> = x.iter().map(|&i| i.clone()).collect();
-            let tuple = t.f.tuple(t.module, &operands);
-            let shape = tuple.shape.clone();
+            let tuple = t.f.tuple(t.module, &control::owned(x));
+            let shape = t.f.shape(&tuple);
             let wall = t.emit("opt-barrier", shape, &[&tuple], |_| ());
             t.f.untuple(t.module, &wall)
         }
@@ -66,7 +65,7 @@ fn single(t: &mut Target, op: &Op, x: &[&Inst], ty: &TensorType) -> Inst {
         Op::Constant(literal) => t.f.constant(t.module, literal),
         Op::Iota { dim, .. } => t.emit("iota", shape, x, |p| p.dimensions = vec![*dim as i64]),
         // XLA has no `abs` of unsigned numbers.
-        Op::Unary(UnaryOp::Abs) if ty.dtype.domain() == Domain::Unsigned => x[0].clone(),
+        Op::Unary(UnaryOp::Abs) if ty.dtype.domain() == Domain::Unsigned => *x[0],
         Op::Unary(op) => t.emit(op.opcode(), shape, x, |_| ()),
         Op::Binary(op) => t.emit(op.opcode(), shape, x, |_| ()),
         Op::Compare(direction) => {
@@ -76,7 +75,7 @@ fn single(t: &mut Target, op: &Op, x: &[&Inst], ty: &TensorType) -> Inst {
         Op::Clamp => t.emit("clamp", shape, x, |_| ()),
         Op::Convert(_) => t.emit("convert", shape, x, |_| ()),
         Op::BitcastConvert(_) => t.emit("bitcast-convert", shape, x, |_| ()),
-        Op::StopGradient => x[0].clone(),
+        Op::StopGradient => *x[0],
         Op::BroadcastInDim { dims, .. } => t.emit("broadcast", shape, x, |p| p.dimensions = longs(dims)),
         Op::Reshape { .. } => t.emit("reshape", shape, x, |_| ()),
         Op::Transpose { permutation } => t.emit("transpose", shape, x, |p| p.dimensions = longs(permutation)),
