@@ -3,7 +3,7 @@
 use super::{Context, Params, dropout};
 use crate::build::{BuildError, Builder};
 use crate::config::{FeedForward, ModelConfig};
-use crate::ir::Value;
+use crate::ir::{Direction, Value};
 use crate::shard::{Axis, BATCH, MODEL};
 
 /// How `[batch, length, d_ff]` is split over the mesh.
@@ -42,12 +42,28 @@ pub fn hidden(b: &mut Builder, cx: &Context, spec: &str, x: Value) -> Result<Val
     match cx.config.feed_forward {
         FeedForward::Relu => {
             let projected = project(b, "wi")?;
-            let zero = b.full_like(projected, 0.0)?;
-            b.max(projected, zero)
+            relu(b, projected)
         }
         FeedForward::GatedGelu => gated(b, project, gelu_tanh),
         FeedForward::GatedSilu => gated(b, project, silu),
     }
+}
+
+/// `max(x, 0)`. Its derivative is read from the result, which the next product needs anyway: `x` is not kept. At 0 it is 0.
+fn relu(b: &mut Builder, x: Value) -> Result<Value, BuildError> {
+    let results = b.custom_vjp(
+        "relu",
+        &[x],
+        |b, x| {
+            let zero = b.full_like(x[0], 0.0)?;
+            Ok((vec![b.max(x[0], zero)?], vec![]))
+        },
+        |b, args| {
+            let positive = b.compare_scalar(Direction::Gt, args.outputs[0], 0.0)?;
+            Ok(vec![b.mask(positive, args.cotangents[0], 0.0)?])
+        },
+    )?;
+    Ok(results[0])
 }
 
 /// `act(x wi_0) * (x wi_1)`.
