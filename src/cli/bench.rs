@@ -119,6 +119,16 @@ fn table(cost: &StepCost) -> Summary {
             table.row(name, value);
         });
     }
+    if let Some(needed) = &cost.needed {
+        table
+            .row("has to be there: kept with rematerialisation", bytes_text(needed.kept))
+            .row("has to be there: one run of blocks, computed again", bytes_text(needed.recomputed))
+            .row("has to be there: largest result of a product", bytes_text(needed.product));
+    }
+    if let (Some(memory), Some(needed)) = (&cost.memory, &cost.needed) {
+        let ratio = memory.step_over_needed(needed);
+        table.row("state and what steps add / state and what has to be there", format!("{ratio:.2}"));
+    }
     for part in &cost.parts {
         let share = 100.0 * part.seconds / step.median;
         table.row(

@@ -27,7 +27,7 @@ pub fn loops(graph: &Graph) -> Loops {
 impl Loops {
     /// How often a body (or, once more, a condition) runs per execution of the loop.
     pub fn trips(&self, computation: usize, id: i64, called: usize, graph: &Graph) -> u64 {
-        let trips = self.trips.get(&(computation, id)).copied().flatten();
+        let trips = self.trip_count(computation, id);
         let is_condition = graph
             .instruction(computation, id)
             .and_then(|i| i.called_computation_ids.get(1))
@@ -37,6 +37,11 @@ impl Loops {
             Some(n) => n,
             None => 1,
         }
+    }
+
+    /// Trips of one execution of this loop, where they are known.
+    pub fn trip_count(&self, computation: usize, id: i64) -> Option<u64> {
+        self.trips.get(&(computation, id)).copied().flatten()
     }
 
     pub fn rows(&self, weights: &[Weight]) -> Vec<LoopRow> {

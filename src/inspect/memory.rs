@@ -6,17 +6,22 @@
 
 use super::cost::{ELEMENTWISE, TRANSCENDENTAL};
 use super::graph::{Graph, Use};
+use super::loops::Loops;
 use super::report::Memory;
 use crate::hlo::{HloInstructionProto, ShapeProto};
 
 /// The memory of the entry computation with all that it calls.
-pub fn estimate(graph: &Graph) -> Memory {
+pub fn estimate(graph: &Graph, loops: &Loops) -> Memory {
     let mut peaks: Vec<u64> = Vec::with_capacity(graph.module.computations.len());
-    let mut kept_bytes = 0;
+    let (mut kept_bytes, mut kept_per_iteration_bytes) = (0, 0);
+    let backward = backward_computations(graph);
     for (c, _) in graph.all() {
         let liveness = Liveness::new(graph, c);
         peaks.push(liveness.peak(&peaks));
-        kept_bytes = liveness.kept().max(kept_bytes);
+        if !backward[c] {
+            kept_bytes = liveness.kept().max(kept_bytes);
+            kept_per_iteration_bytes = liveness.kept_per_iteration(loops).max(kept_per_iteration_bytes);
+        }
     }
     let entry = graph.entry();
     let parameters = super::alias::parameters(graph);
@@ -28,6 +33,7 @@ pub fn estimate(graph: &Graph) -> Memory {
         unaliased_output_bytes: outputs.saturating_sub(aliased_bytes(graph)),
         peak_temporary_bytes,
         kept_bytes,
+        kept_per_iteration_bytes,
         peak_bytes: parameter_bytes.saturating_add(peak_temporary_bytes),
     }
 }
@@ -43,6 +49,12 @@ struct Buffer {
     /// Whether the forward pass makes it, and the backward pass reads it.
     forward: bool,
     read_backward: bool,
+}
+
+impl Buffer {
+    fn is_kept(&self) -> bool {
+        self.forward && self.read_backward
+    }
 }
 
 /// Where an array of an instruction lies.
@@ -108,12 +120,8 @@ impl<'g, 'a> Liveness<'g, 'a> {
                 made.push(self.buffers.len());
                 *leaf = Leaf::Buffer(self.buffers.len());
                 let forward = !i.op_name().is_empty() && !is_backward(i);
-                self.buffers.push(Buffer {
-                    bytes: shape.bytes(),
-                    last_use: at,
-                    forward,
-                    read_backward: false,
-                });
+                let bytes = shape.bytes();
+                self.buffers.push(Buffer { bytes, last_use: at, forward, read_backward: false });
             }
         }
         self.leaves.push(leaves);
@@ -171,8 +179,18 @@ impl<'g, 'a> Liveness<'g, 'a> {
 
     /// Bytes that the forward pass makes and the backward pass reads.
     fn kept(&self) -> u64 {
-        let kept = self.buffers.iter().filter(|buffer| buffer.forward && buffer.read_backward);
+        let kept = self.buffers.iter().filter(|buffer| buffer.is_kept());
         kept.fold(0u64, |n, buffer| n.saturating_add(buffer.bytes))
+    }
+
+    /// The most of these that one iteration of a loop makes.
+    fn kept_per_iteration(&self, loops: &Loops) -> u64 {
+        let of_loop = |(i, made): (&HloInstructionProto, &Vec<usize>)| {
+            let trips = loops.trip_count(self.computation, i.id)?;
+            let kept = made.iter().filter(|&&buffer| self.buffers[buffer].is_kept());
+            self.sum(kept).checked_div(trips)
+        };
+        self.instructions.iter().zip(&self.made).filter_map(of_loop).max().unwrap_or(0)
     }
 
     /// The most bytes alive at once; `peaks` are those of the computations before.
@@ -231,6 +249,18 @@ fn is_elementwise(i: &HloInstructionProto) -> bool {
 /// Whether an instruction computes derivatives, by its path.
 fn is_backward(i: &HloInstructionProto) -> bool {
     i.op_name().split('/').any(|part| part == "grad")
+}
+
+/// The computations that the backward pass runs: what they compute again, the forward pass does not keep.
+fn backward_computations(graph: &Graph) -> Vec<bool> {
+    let mut backward = vec![false; graph.module.computations.len()];
+    for (c, computation) in graph.all().rev() {
+        let all = backward[c];
+        for i in computation.instructions.iter().filter(|i| all || is_backward(i)) {
+            graph.calls(i).into_iter().for_each(|(called, _)| backward[called] = true);
+        }
+    }
+    backward
 }
 
 fn is_made_inside(i: &HloInstructionProto) -> bool {

@@ -64,7 +64,7 @@ pub fn inspect(module: &HloModuleProto) -> Result<Report, InspectError> {
         loops: loops.rows(&weights),
         bytes_accessed: costs.bytes_accessed,
         collectives: collectives::rows(&graph, &weights),
-        memory: memory::estimate(&graph),
+        memory: memory::estimate(&graph, &loops),
         parameters,
         outputs,
     })

@@ -66,6 +66,7 @@ fn summary(r: &Report) -> String {
         ("peak estimate, unfused", r.memory.peak_bytes),
         ("  temporaries", r.memory.peak_temporary_bytes),
         ("  kept for the backward pass", r.memory.kept_bytes),
+        ("    by one iteration of a loop, at most", r.memory.kept_per_iteration_bytes),
     ];
     for (name, n) in rows {
         table.add_row([name.to_string(), bytes(n), String::new()]);

@@ -156,6 +156,8 @@ pub struct Memory {
     pub peak_temporary_bytes: u64,
     /// Bytes that the forward pass makes and the backward pass reads: activations, and weights in another type.
     pub kept_bytes: u64,
+    /// What one iteration adds to them, of the loop where that is most.
+    pub kept_per_iteration_bytes: u64,
     /// Parameters plus the peak.
     pub peak_bytes: u64,
 }

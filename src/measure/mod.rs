@@ -1,6 +1,7 @@
 //! What a training step costs on a device, beside what its matrix products alone would take in the same process.
 
 mod emission;
+mod needed;
 mod parts;
 mod peak;
 mod ready;
@@ -15,6 +16,7 @@ use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
 pub use emission::{Emission, emission};
+pub use needed::Needed;
 pub use parts::{Part, parts};
 pub use peak::{PEAK_SIZE, Peak};
 use ready::{Ready, ready};

@@ -1,7 +1,7 @@
 //! The training step on a device.
 
 use super::ready::PROGRAM;
-use super::{Emission, MeasureError, Part, Peak, Spread, parts, ready};
+use super::{Emission, MeasureError, Needed, Part, Peak, Spread, parts, ready};
 use crate::config::RunConfig;
 use crate::inspect::{self, Flops, ScopeRow};
 use crate::report::{peak_resident_bytes, resident_bytes, restart_peak};
@@ -40,6 +40,8 @@ pub struct StepCost {
     pub peak_process_bytes: Option<u64>,
     /// Where the system tells.
     pub memory: Option<Memory>,
+    /// To compare it with, where it can be counted.
+    pub needed: Option<Needed>,
     /// The kinds of layers, if asked for.
     pub parts: Vec<Part>,
 }
@@ -63,9 +65,14 @@ impl Memory {
         Self { runtime: before, programs, state, temporaries: peak.saturating_sub(ready) }
     }
 
-    /// The peak over state and temporaries alone, divided by the state.
+    /// The peak of state and temporaries alone, divided by the state.
     pub fn step_over_state(&self) -> f64 {
         (self.state + self.temporaries) as f64 / self.state.max(1) as f64
+    }
+
+    /// The same peak, divided by what has to be there.
+    pub fn step_over_needed(&self, needed: &Needed) -> f64 {
+        (self.state + self.temporaries) as f64 / (self.state + needed.total()).max(1) as f64
     }
 }
 
@@ -92,6 +99,7 @@ pub fn step(
     let peak_so_far = peak_resident_bytes();
     let counts_anew = restart_peak();
     let report = inspect::inspect(ready.session.program(PROGRAM)?.1)?;
+    let needed = Needed::of(config)?;
 
     let (mut times, mut rates) = (vec![], vec![]);
     for index in 0..WARM_UP + steps.max(1) as u64 {
@@ -135,6 +143,7 @@ pub fn step(
         state_bytes,
         peak_process_bytes: peak_so_far.max(peak_in_steps),
         memory,
+        needed,
         parts,
     })
 }
@@ -155,5 +164,7 @@ mod tests {
         let Memory { runtime, programs, state, temporaries } = memory;
         assert_eq!((runtime, programs, state, temporaries), (100, 200, 400, 800));
         assert_eq!(memory.step_over_state(), 3.0);
+        let needed = Needed { kept: 100, recomputed: 200, product: 100 };
+        assert_eq!(memory.step_over_needed(&needed), 1.5);
     }
 }
