@@ -826,7 +826,7 @@ proptest! {
 #[test]
 fn meshes_that_do_not_divide_are_refused_with_the_nearest_that_do() {
     // The demo has 8 experts, 4 heads, and batches of 8 rows.
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (
             &["mesh.expert=3"],
             "mesh.expert: found 3, expected a divisor of model.moe.num_experts = 8, of which the nearest are 2 or 4; \
@@ -845,6 +845,10 @@ fn meshes_that_do_not_divide_are_refused_with_the_nearest_that_do() {
         (
             &["mesh.model=8"],
             "mesh.model: found 8, expected a divisor of model.num_heads = 4, of which the nearest are 4; for example 4",
+        ),
+        (
+            &["mesh.model=4", "mesh.shard_vocabulary=true", "model.vocab_size=362"],
+            "mesh.model: found 4, expected a divisor of model.vocab_size = 362, of which the nearest are 2 or 181; for example 2",
         ),
         (&["mesh.data=0"], "mesh.data: found 0, expected a whole number from 1 to 65536; for example 1"),
     ];

@@ -251,7 +251,10 @@ fn a_decoder_with_grouped_queries_generates_on_a_mesh_what_it_does_on_one_device
         &grouped_queries(),
         &[
             (json!({"model": 2}), &[]),
-            (json!({"expert": 4, "model": 2}), &[("model.scan_blocks", json!(false))]),
+            (
+                json!({"expert": 4, "model": 2, "shard_vocabulary": true}),
+                &[("model.scan_blocks", json!(false))],
+            ),
         ],
     );
 }
@@ -260,7 +263,10 @@ fn a_decoder_with_grouped_queries_generates_on_a_mesh_what_it_does_on_one_device
 fn a_decoder_with_latent_attention_generates_on_a_mesh_what_it_does_on_one_device() {
     assert_same_text(
         &latent_attention(),
-        &[(json!({"expert": 2}), &[]), (json!({"data": 2, "model": 4, "shard_state": true}), &[])],
+        &[
+            (json!({"expert": 2}), &[]),
+            (json!({"data": 2, "model": 4, "shard_state": true, "shard_vocabulary": true}), &[]),
+        ],
     );
 }
 
@@ -298,9 +304,10 @@ fn an_encoder_and_its_decoder_run_in_microbatches_on_all_axes_at_once() {
             ("data.objective", json!({"kind": "span_corruption"})),
             ("batch.accumulation", json!(2)),
             ("model.moe.sublayers", json!("both")),
+            ("loss", json!({"z_loss": 0.01, "label_smoothing": 0.1})),
         ],
         &[(
-            json!({"data": 2, "expert": 2, "model": 2, "shard_state": true}),
+            json!({"data": 2, "expert": 2, "model": 2, "shard_state": true, "shard_vocabulary": true}),
             &[("model.moe.dispatch", json!("einsum")), ("model.scan_blocks", json!(false))],
         )],
     );
@@ -321,7 +328,10 @@ fn latent_attention_and_the_bias_of_its_router_run_on_a_mesh() {
 fn grouped_queries_and_experts_in_attention_run_on_a_mesh() {
     assert_same(
         &grouped_queries(),
-        &[(json!({"model": 2}), &[]), (json!({"expert": 4, "model": 2}), &[("model.remat", json!("dots"))])],
+        &[
+            (json!({"model": 2, "shard_vocabulary": true}), &[]),
+            (json!({"expert": 4, "model": 2}), &[("model.remat", json!("dots"))]),
+        ],
     );
 }
 

@@ -21,7 +21,8 @@ impl Axis {
         Self { values: values.iter().map(|value| vec![format!("{key}={value}")]).collect() }
     }
 
-    /// Every mesh of exactly so many devices, and with `shard_state` too where the batch is split.
+    /// Every mesh of exactly so many devices, and with `shard_state` too where there is an axis `data`, with `shard_vocabulary` too
+    /// where there is an axis `model`.
     pub fn meshes(devices: usize) -> Self {
         let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
         let grids = divisors(devices).flat_map(|data| {
@@ -31,8 +32,13 @@ impl Axis {
         let values = grids.flat_map(|(data, expert, model)| {
             let grid =
                 [format!("mesh.data={data}"), format!("mesh.expert={expert}"), format!("mesh.model={model}")];
-            let sharded = [false, true].into_iter().filter(move |sharded| !sharded || data > 1);
-            sharded.map(move |s| [&grid[..], &[format!("mesh.shard_state={s}")]].concat())
+            let flags = [(false, false), (false, true), (true, false), (true, true)];
+            let useful =
+                flags.into_iter().filter(move |(state, words)| (!state || data > 1) && (!words || model > 1));
+            useful.map(move |(state, words)| {
+                let flags = [format!("mesh.shard_state={state}"), format!("mesh.shard_vocabulary={words}")];
+                [&grid[..], &flags].concat()
+            })
         });
         Self { values: values.collect() }
     }
@@ -314,8 +320,10 @@ mod tests {
     fn every_mesh_of_the_devices_is_tried_and_what_does_not_divide_is_refused() {
         let meshes = Axis::meshes(4);
         let grids: Vec<String> = meshes.values.iter().map(|settings| settings.join(" ")).collect();
-        assert_eq!(grids.len(), 6 + 3, "{grids:?}");
-        assert_eq!(grids[0], "mesh.data=1 mesh.expert=1 mesh.model=4 mesh.shard_state=false");
+        // Six grids; three have `data`, three `model`, of which one has both.
+        assert_eq!(grids.len(), 6 + 3 + 3 + 1, "{grids:?}");
+        let first = "mesh.data=1 mesh.expert=1 mesh.model=4 mesh.shard_state=false mesh.shard_vocabulary=";
+        assert_eq!(grids[..2], [format!("{first}false"), format!("{first}true")]);
         let found = candidates("v5e:2x2", &[meshes], &["model.moe.num_experts=6"]);
         let refused =
             |c: &&Candidate| matches!(&c.verdict, Verdict::Refused(why) if why.contains("mesh.expert"));

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 pub const NEEDS: Needs = Needs::Nothing;
-const SHARD_STATE: &str = "mesh.shard_state";
+/// Settings of a mesh that are on or off.
+const SWITCHES: [&str; 2] = ["mesh.shard_state", "mesh.shard_vocabulary"];
 const NOTHING_FITS: u8 = 1;
 
 /// Rank ways to run a configuration on TPUs or GPUs that are not here
@@ -116,12 +117,12 @@ fn table(found: &[Candidate]) -> Table {
 fn short(settings: &[String]) -> String {
     let pairs: Vec<(&str, &str)> = settings.iter().filter_map(|setting| setting.split_once('=')).collect();
     let shown = pairs.iter().filter(|(key, value)| {
-        let default = if *key == SHARD_STATE { "false" } else { "1" };
+        let default = if SWITCHES.contains(key) { "false" } else { "1" };
         !key.starts_with("mesh.") || *value != default
     });
-    let text = shown.map(|(key, value)| match *key {
-        SHARD_STATE => "shard_state".to_owned(),
-        _ => format!("{}={value}", last_parts(key, &pairs)),
+    let text = shown.map(|(key, value)| match SWITCHES.contains(key) {
+        true => last_parts(key, &pairs).to_owned(),
+        false => format!("{}={value}", last_parts(key, &pairs)),
     });
     text.collect::<Vec<_>>().join(" ")
 }
@@ -164,9 +165,9 @@ mod tests {
         let settings = |text: &str| text.split(' ').map(String::from).collect::<Vec<_>>();
         let mesh = "mesh.data=2 mesh.expert=1 mesh.model=4";
         let all = settings(&format!(
-            "{mesh} mesh.shard_state=true model.remat=full model.moe.capacity.train_factor=1.25"
+            "{mesh} mesh.shard_state=true mesh.shard_vocabulary=true model.remat=full model.moe.capacity.train_factor=1.25"
         ));
-        assert_eq!(short(&all), "data=2 model=4 shard_state remat=full train_factor=1.25");
+        assert_eq!(short(&all), "data=2 model=4 shard_state shard_vocabulary remat=full train_factor=1.25");
         assert_eq!(short(&settings(&format!("{mesh} mesh.shard_state=false"))), "data=2 model=4");
         // Two of the same name keep as much of their paths as tells them apart.
         let alike = settings("model.moe.d_ff=8 model.d_ff=4 seed=1");

@@ -14,11 +14,14 @@ pub struct Mesh {
     pub model: usize,
     /// Whether weights and optimizer state are split over `data`: gathered on use, gradients reduce-scattered.
     pub shard_state: bool,
+    /// Whether embedding and output head are split over `model`, by words: logits stay where their words are, and the loss
+    /// exchanges maxima and sums.
+    pub shard_vocabulary: bool,
 }
 
 impl Default for Mesh {
     fn default() -> Self {
-        Self { data: 1, expert: 1, model: 1, shard_state: false }
+        Self { data: 1, expert: 1, model: 1, shard_state: false, shard_vocabulary: false }
     }
 }
 

@@ -420,7 +420,7 @@ fn vocabulary(config: &RunConfig) -> Checked {
 
 /// The mesh divides what is split over it.
 fn mesh(config: &RunConfig) -> Checked {
-    let Mesh { data, expert, model, shard_state: _ } = config.mesh;
+    let Mesh { data, expert, model, shard_state: _, shard_vocabulary } = config.mesh;
     for (path, size) in [("mesh.data", data), ("mesh.expert", expert), ("mesh.model", model)] {
         count(path, size, 1..=MAX_REPLICAS, 1)?;
     }
@@ -439,6 +439,9 @@ fn mesh(config: &RunConfig) -> Checked {
     divides("mesh.model", model, "model.num_heads", network.num_heads)?;
     if let Attention::GroupedQuery(grouped) = network.attention {
         divides("mesh.model", model, "model.attention.num_kv_heads", grouped.num_kv_heads)?;
+    }
+    if shard_vocabulary {
+        divides("mesh.model", model, "model.vocab_size", network.vocab_size)?;
     }
     divides("mesh.model", model, "model.d_ff", network.d_ff)?;
     match network.moe.num_experts {

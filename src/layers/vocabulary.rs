@@ -1,9 +1,13 @@
 //! The output head and its loss.
 
-use super::{Context, Params};
+use super::{Context, Params, embedding};
 use crate::build::{BuildError, Builder, ScanInputs};
 use crate::config::{LossConfig, ModelConfig};
-use crate::ir::{DType, Direction, Value};
+use crate::ir::{DType, Direction, Reducer, Value};
+use crate::shard::{Mesh, Partition};
+
+/// The name of a head of its own.
+pub const HEAD: &str = "head";
 
 /// Logits are made in blocks of at most so many bytes, so that `[tokens, vocabulary]` never stands in memory whole.
 const BLOCK_BYTES: usize = 128 << 20;
@@ -12,16 +16,21 @@ const NUM_SUMS: usize = 5;
 
 pub fn declare(params: &mut Params, config: &ModelConfig) {
     if !config.tie_embeddings {
-        params.matrix("head", [config.vocab_size, config.d_model], config.init_scale);
+        params.matrix(HEAD, [config.vocab_size, config.d_model], config.init_scale);
     }
 }
 
-/// The head's matrix `[vocabulary, d_model]` and what the hidden states are multiplied with before it: tied heads scale by
+/// Whether the parameter of this name has a row for each word: the embedding, and a head of its own.
+pub fn has_words(name: &str) -> bool {
+    [embedding::TABLE, HEAD].contains(&name)
+}
+
+/// The head's matrix `[vocabulary, d_model]`, of the words that this device has, and what the hidden states are multiplied with before it: tied heads scale by
 /// `d_model^-0.5`.
 fn head(b: &mut Builder, cx: &Context) -> Result<(Value, f64), BuildError> {
     let (path, scale) = match cx.config.tie_embeddings {
-        true => ("shared/embedding", (cx.config.d_model as f64).powf(-0.5)),
-        false => ("head", 1.0),
+        true => (embedding::TABLE, (cx.config.d_model as f64).powf(-0.5)),
+        false => (HEAD, 1.0),
     };
     Ok((cx.weights.path(b, path, cx.dtype())?, scale))
 }
@@ -30,7 +39,8 @@ fn head(b: &mut Builder, cx: &Context) -> Result<(Value, f64), BuildError> {
 pub fn logits(b: &mut Builder, cx: &Context, hidden: Value) -> Result<Value, BuildError> {
     let (head, scale) = head(b, cx)?;
     let hidden = b.mul_scalar(hidden, scale)?;
-    b.einsum_into("bld,vd->blv", hidden, head, DType::F32, Default::default())
+    let logits = b.einsum_into("bld,vd->blv", hidden, head, DType::F32, Default::default())?;
+    cx.mesh.gather(b, logits, 2, cx.mesh.vocabulary())
 }
 
 /// Sums over the tokens of a batch: `f32` scalars where nothing else is said.
@@ -76,7 +86,8 @@ pub fn teacher(b: &mut Builder, cx: &Context, hidden: Value) -> Result<[Value; 2
 /// `(1 - a) c + a T^2 sum(-q log p)`, with q the softmax of the teacher's logits over T and p that of the student's over T.
 ///
 /// Logits are made in blocks of tokens; the derivative with respect to hidden states and head is computed beside the loss and
-/// kept instead of the logits. Source of the mixed loss: Hinton et al. (2015), section 2; Switch Transformer, section 4.2.
+/// kept instead of the logits. Where words are split over devices, each has the logits of its own, and its part of the derivative
+/// by the hidden states; maxima and sums over words are exchanged. Source of the mixed loss: Hinton et al. (2015), section 2; Switch Transformer, section 4.2.
 pub fn token_loss(
     b: &mut Builder,
     cx: &Context,
@@ -88,15 +99,19 @@ pub fn token_loss(
     let hidden = b.mul_scalar(hidden, scale)?;
     let shape = b.shape(targets);
     let tokens = b.ty(targets).elements();
-    let blocks = num_blocks(tokens, cx.config.vocab_size);
+    let words = b.shape(head)[0];
+    let blocks = num_blocks(tokens, words);
+    let targets = embedding::places(b, cx.mesh, targets, words)?;
     let rows = |b: &mut Builder, x: Value| {
         let width: Vec<usize> = b.shape(x).get(2..).unwrap_or_default().to_vec();
         b.reshape(x, &[&[blocks, tokens / blocks][..], &width].concat())
     };
     let mut operands = vec![rows(b, hidden)?, head, rows(b, targets)?, rows(b, weights)?];
     if let Some(teacher) = &teacher {
-        operands.extend([rows(b, teacher.hidden)?, teacher.head, teacher.share]);
+        let head = own_words(b, cx.mesh, teacher.head)?;
+        operands.extend([rows(b, teacher.hidden)?, head, teacher.share]);
     }
+    let loss = Loss { config: loss, mesh: cx.mesh };
     let temperature = teacher.map(|teacher| teacher.temperature);
     let results = b.custom_vjp(
         "token_loss",
@@ -109,7 +124,8 @@ pub fn token_loss(
             let [.., d_hidden, d_head] = args.outputs else {
                 return Err(BuildError::Invalid("internal: token_loss lost its residuals".into()));
             };
-            let objective = args.cotangents[0];
+            // Each device's objective is made from the logits of all.
+            let objective = loss.mesh.sum(b, args.cotangents[0], loss.mesh.vocabulary())?;
             let mut cotangents = vec![rescale(b, *d_hidden, objective)?, rescale(b, *d_head, objective)?];
             // Token weights come from the data, and the teacher learns nothing.
             for &input in &args.inputs[3..] {
@@ -129,6 +145,22 @@ pub fn token_loss(
     })
 }
 
+/// What of a head that is whole here belongs to the words that this device has of its own.
+fn own_words(b: &mut Builder, mesh: Mesh, head: Value) -> Result<Value, BuildError> {
+    let parts = mesh.parts(mesh.vocabulary());
+    if parts == 1 {
+        return Ok(head);
+    }
+    let [words, width] = [b.shape(head)[0] / parts, b.shape(head)[1]];
+    let partition = Partition::whole().split(0, mesh.vocabulary());
+    let zero = b.scalar(DType::U32, 0.0)?;
+    let mut starts = [zero; 2];
+    for (dim, start) in mesh.window(b, &[words, width], &partition)?.starts {
+        starts[dim] = start;
+    }
+    b.dynamic_slice(head, &starts, &[words, width])
+}
+
 /// `x * scalar` in the element type of `x`.
 fn rescale(b: &mut Builder, x: Value, scalar: Value) -> Result<Value, BuildError> {
     let dtype = b.dtype(x);
@@ -142,6 +174,13 @@ fn num_blocks(tokens: usize, vocabulary: usize) -> usize {
     (bytes.div_ceil(BLOCK_BYTES).max(1)..=tokens).find(|n| tokens.is_multiple_of(*n)).unwrap_or(1)
 }
 
+/// How the loss is made, and on which devices.
+#[derive(Clone, Copy)]
+struct Loss {
+    config: LossConfig,
+    mesh: Mesh,
+}
+
 /// What one or all blocks give.
 struct Block {
     /// The five sums, then the hits per token.
@@ -152,7 +191,7 @@ struct Block {
 }
 
 /// What a loss is made from: hidden states `[blocks, tokens, d_model]`, head `[vocabulary, d_model]`, targets and weights
-/// `[blocks, tokens]`; of one block without the leading axis.
+/// `[blocks, tokens]`; of one block without the leading axis. Targets are places in the head of this device, if it has the word.
 #[derive(Clone, Copy)]
 struct Operands {
     hidden: Value,
@@ -200,7 +239,7 @@ impl Operands {
 }
 
 /// All blocks; the derivatives have the element types of hidden states and head.
-fn over_blocks(b: &mut Builder, loss: LossConfig, operands: Operands) -> Result<Block, BuildError> {
+fn over_blocks(b: &mut Builder, loss: Loss, operands: Operands) -> Result<Block, BuildError> {
     let head_dtype = b.dtype(operands.head);
     let shape = b.shape(operands.hidden);
     let (rows, shared) = (operands.rows(), operands.shared());
@@ -231,25 +270,20 @@ fn over_blocks(b: &mut Builder, loss: LossConfig, operands: Operands) -> Result<
 }
 
 /// One block; the derivative by the head is `f32`.
-fn block(b: &mut Builder, loss: LossConfig, operands: Operands) -> Result<Block, BuildError> {
+fn block(b: &mut Builder, loss: Loss, operands: Operands) -> Result<Block, BuildError> {
     let Operands { hidden, head, targets, weights, teacher } = operands;
+    let Loss { config: loss, mesh } = loss;
     let logits = b.einsum_into("td,vd->tv", hidden, head, DType::F32, Default::default())?;
     let shape = b.shape(logits);
-    let max = b.reduce(logits, &[1], crate::ir::Reducer::Max)?;
-    let wide_max = b.unreduce(max, &shape, &[1])?;
-    let shifted = b.sub(logits, wide_max)?;
-    let exp = b.exp(shifted)?;
-    let sum = b.sum(exp, &[1])?;
-    let log = b.log(sum)?;
-    let lse = b.add(log, max)?; // [tokens]
-    let target = target_logit(b, logits, targets)?; // [tokens]
+    let Softmax { max, exp, sum, lse } = softmax(b, mesh, logits)?;
+    let target = target_logit(b, mesh, logits, targets)?; // [tokens]
 
     let cross_entropy = b.sub(lse, target)?;
     let z = b.square(lse)?;
     let correct = b.compare(Direction::Ge, target, max)?;
     let correct = b.convert(correct, DType::F32)?;
-    let smoothed = smooth(b, loss.label_smoothing, logits, [lse, target])?;
-    let soft = teacher.map(|teacher| soften(b, logits, teacher)).transpose()?;
+    let smoothed = smooth(b, (loss.label_smoothing, mesh), logits, [lse, target])?;
+    let soft = teacher.map(|teacher| soften(b, mesh, logits, teacher)).transpose()?;
     let mixed = match &soft {
         Some(soft) => soft.mix(b, smoothed)?,
         None => smoothed,
@@ -279,7 +313,7 @@ fn block(b: &mut Builder, loss: LossConfig, operands: Operands) -> Result<Block,
     let factor = b.div(grow, sum)?;
     let factor = b.unreduce(factor, &shape, &[1])?;
     let softmax = b.mul(exp, factor)?;
-    let expected = expected(b, loss.label_smoothing, &shape, targets)?;
+    let expected = expected(b, (loss.label_smoothing, mesh), &shape, targets)?;
     let share = b.mul(hard, weights)?;
     let share = b.unreduce(share, &shape, &[1])?;
     let expected = b.mul(expected, share)?;
@@ -294,6 +328,40 @@ fn block(b: &mut Builder, loss: LossConfig, operands: Operands) -> Result<Block,
     let d_hidden = b.einsum("tv,vd->td", d_logits, head)?;
     let d_head = b.einsum_into("tv,td->vd", d_logits, hidden, DType::F32, Default::default())?;
     Ok(Block { results, d_hidden, d_head })
+}
+
+/// The softmax over all words of logits `[tokens, vocabulary]`, of the words that this device has.
+struct Softmax {
+    /// `[tokens]`.
+    max: Value,
+    /// `[tokens, vocabulary]`: `exp(logits - max)`.
+    exp: Value,
+    /// `[tokens]`: of that, and its logarithm plus the maximum.
+    sum: Value,
+    lse: Value,
+}
+
+fn softmax(b: &mut Builder, mesh: Mesh, logits: Value) -> Result<Softmax, BuildError> {
+    let shape = b.shape(logits);
+    let max = b.reduce(logits, &[1], Reducer::Max)?;
+    let max = mesh.max(b, max, mesh.vocabulary())?;
+    let wide_max = b.unreduce(max, &shape, &[1])?;
+    let shifted = b.sub(logits, wide_max)?;
+    let exp = b.exp(shifted)?;
+    let sum = b.sum(exp, &[1])?;
+    let sum = mesh.sum(b, sum, mesh.vocabulary())?;
+    let log = b.log(sum)?;
+    let lse = b.add(log, max)?;
+    Ok(Softmax { max, exp, sum, lse })
+}
+
+impl Softmax {
+    /// `[tokens, vocabulary]`.
+    fn probabilities(&self, b: &mut Builder) -> Result<Value, BuildError> {
+        let shape = b.shape(self.exp);
+        let sum = b.unreduce(self.sum, &shape, &[1])?;
+        b.div(self.exp, sum)
+    }
 }
 
 /// The teacher's part of a loss.
@@ -318,17 +386,18 @@ impl Soft {
 }
 
 /// The cross entropy of the teacher's distribution and the student's, both at the temperature.
-fn soften(b: &mut Builder, logits: Value, teacher: Teacher) -> Result<Soft, BuildError> {
+fn soften(b: &mut Builder, mesh: Mesh, logits: Value, teacher: Teacher) -> Result<Soft, BuildError> {
     let t = teacher.temperature;
     let goal = b.einsum_into("td,vd->tv", teacher.hidden, teacher.head, DType::F32, Default::default())?;
     let goal = b.mul_scalar(goal, 1.0 / t)?;
-    let goal = b.softmax(goal)?;
-    let own = b.mul_scalar(logits, 1.0 / t)?;
-    let lse = b.logsumexp(own)?;
-    let product = b.mul(goal, own)?;
+    let goal = softmax(b, mesh, goal)?.probabilities(b)?;
+    let warm = b.mul_scalar(logits, 1.0 / t)?;
+    let own = softmax(b, mesh, warm)?;
+    let product = b.mul(goal, warm)?;
     let mean = b.sum(product, &[1])?;
-    let cross_entropy = b.sub(lse, mean)?;
-    let own = b.softmax(own)?;
+    let mean = mesh.sum(b, mean, mesh.vocabulary())?;
+    let cross_entropy = b.sub(own.lse, mean)?;
+    let own = own.probabilities(b)?;
     let d_logits = b.sub(own, goal)?;
     let slope = b.mul_scalar(teacher.share, t)?;
     let minus = b.neg(teacher.share)?;
@@ -341,17 +410,25 @@ fn soften(b: &mut Builder, logits: Value, teacher: Teacher) -> Result<Soft, Buil
 }
 
 /// The logit of each target: `[tokens]`.
-fn target_logit(b: &mut Builder, logits: Value, targets: Value) -> Result<Value, BuildError> {
+fn target_logit(b: &mut Builder, mesh: Mesh, logits: Value, targets: Value) -> Result<Value, BuildError> {
     let tokens = b.ty(targets).elements();
     let index = b.reshape(targets, &[tokens, 1])?;
     let picked = b.take_rows_grouped(logits, index)?;
-    b.reshape(picked, &[tokens])
+    let picked = b.reshape(picked, &[tokens])?;
+    if mesh.parts(mesh.vocabulary()) == 1 {
+        return Ok(picked);
+    }
+    // One device has the word; others have picked at an end of theirs.
+    let words = b.shape(logits)[1];
+    let here = embedding::inside(b, targets, words)?;
+    let picked = b.mask(here, picked, 0.0)?;
+    mesh.sum(b, picked, mesh.vocabulary())
 }
 
 /// Cross entropy against the targets mixed with the uniform distribution.
 fn smooth(
     b: &mut Builder,
-    smoothing: f64,
+    (smoothing, mesh): (f64, Mesh),
     logits: Value,
     [lse, target]: [Value; 2],
 ) -> Result<Value, BuildError> {
@@ -359,6 +436,7 @@ fn smooth(
         return b.sub(lse, target);
     }
     let mean = b.mean(logits, &[1])?;
+    let mean = mesh.mean(b, mean, mesh.vocabulary())?;
     let mean = b.mul_scalar(mean, smoothing)?;
     let target = b.mul_scalar(target, 1.0 - smoothing)?;
     let expected = b.add(mean, target)?;
@@ -366,22 +444,27 @@ fn smooth(
 }
 
 /// The distribution that the loss asks for: `f32[tokens, vocabulary]`.
-fn expected(b: &mut Builder, smoothing: f64, shape: &[usize], targets: Value) -> Result<Value, BuildError> {
+fn expected(
+    b: &mut Builder,
+    (smoothing, mesh): (f64, Mesh),
+    shape: &[usize],
+    targets: Value,
+) -> Result<Value, BuildError> {
     let one_hot = b.one_hot(targets, shape[1], DType::F32)?;
     if smoothing == 0.0 {
         return Ok(one_hot);
     }
     let scaled = b.mul_scalar(one_hot, 1.0 - smoothing)?;
-    b.add_scalar(scaled, smoothing / shape[1] as f64)
+    let words = shape[1] * mesh.parts(mesh.vocabulary());
+    b.add_scalar(scaled, smoothing / words as f64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Mesh;
-    use crate::eval::evaluate;
+    use crate::eval::{evaluate, evaluate_replicas};
     use crate::grad;
-    use crate::ir::{Literal, TensorType};
+    use crate::ir::{Graph, Literal, TensorType};
     use crate::layers::Init;
     use crate::layers::{Phase, Weights};
 
@@ -397,7 +480,7 @@ mod tests {
             let hidden = b.constant(Literal::new([1, 1], &[3f32.ln()])?)?;
             let head = b.constant(Literal::new([2, 1], &[1f32, 0.0])?)?;
             let share = b.scalar(DType::F32, 0.25)?;
-            let soft = soften(b, x[0], Teacher { hidden, head, share, temperature: 2.0 })?;
+            let soft = soften(b, Mesh::default(), x[0], Teacher { hidden, head, share, temperature: 2.0 })?;
             let hard = b.constant(Literal::new([1], &[2f32])?)?;
             Ok(vec![soft.cross_entropy, soft.mix(b, hard)?, soft.d_logits])
         });
@@ -412,26 +495,27 @@ mod tests {
         assert_close(&found[2], &[0.5 * (small - large), 0.5 * (large - small)], 1e-6);
     }
 
-    #[test]
-    fn the_mixed_loss_has_the_derivative_that_differences_show() {
-        const SHAPE: [usize; 3] = [1, 2, 3]; // two tokens, three features; four words
+    const SHAPE: [usize; 3] = [1, 2, 3]; // two tokens, three features; four words
+    const HIDDEN: [f32; 6] = [0.3, -0.8, 1.1, 0.2, 0.9, -0.4];
+
+    fn head_of_four() -> Vec<f32> {
+        (0..12).map(|i| (i as f32 * 0.7).sin()).collect()
+    }
+
+    /// From hidden states and the words of one device's head: a loss with everything in it, and its derivative by both.
+    fn mixed_loss(mesh: Mesh) -> Graph {
         let config =
             ModelConfig { vocab_size: 4, d_model: 3, tie_embeddings: false, ..ModelConfig::default() };
         let loss = LossConfig { z_loss: 0.1, label_smoothing: 0.2 };
-        let types = [TensorType::new(DType::F32, SHAPE), TensorType::new(DType::F32, [4, 3])];
+        let words = 4 / mesh.parts(mesh.vocabulary());
+        let types = [TensorType::new(DType::F32, SHAPE), TensorType::new(DType::F32, [words, 3])];
         let graph = Builder::graph(&types, |b, x| {
             let mut params = Params::default();
             params.add("head", &b.shape(x[1]), Init::Constant(0.0));
             let defs = params.into_defs();
-            let weights = Weights::new(Mesh::default(), defs.iter().zip([x[1]]));
+            let weights = Weights::new(mesh, defs.iter().zip([x[1]]));
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context {
-                config: &config,
-                mesh: Mesh::default(),
-                phase: Phase::Train,
-                weights: &weights,
-                key,
-            };
+            let cx = Context { config: &config, mesh, phase: Phase::Train, weights: &weights, key };
             let hidden = b.constant(Literal::new([1, 2, 1], &[1.5f32, -2.0])?)?;
             let head = b.constant(Literal::new([4, 1], &[0.5f32, -1.0, 0.25, 2.0])?)?;
             let share = b.scalar(DType::F32, 0.25)?;
@@ -442,9 +526,32 @@ mod tests {
             let grads = grad::gradients(b, found, x)?;
             Ok([vec![found], grads].concat())
         });
-        let graph = graph.unwrap();
-        let hidden = [0.3f32, -0.8, 1.1, 0.2, 0.9, -0.4];
-        let head: Vec<f32> = (0..12).map(|i| (i as f32 * 0.7).sin()).collect();
+        graph.unwrap()
+    }
+
+    #[test]
+    fn words_on_two_devices_give_the_loss_and_the_derivatives_of_one() {
+        let head = head_of_four();
+        let inputs = |rows: &[f32]| {
+            [Literal::new(SHAPE, &HIDDEN).unwrap(), Literal::new([rows.len() / 3, 3], rows).unwrap()].to_vec()
+        };
+        let numbers = |values: &Vec<Literal>| values.iter().map(Literal::to_f64).collect::<Vec<_>>();
+        let alone = numbers(&evaluate(&mixed_loss(Mesh::default()), &inputs(&head)).unwrap());
+        let mesh = Mesh { model: 2, shard_vocabulary: true, ..Mesh::default() };
+        let both = [inputs(&head[..6]), inputs(&head[6..])];
+        let both: Vec<_> = evaluate_replicas(&mixed_loss(mesh), &both).unwrap().iter().map(numbers).collect();
+        assert_close(&[both[0][0][0], both[1][0][0]], &[alone[0][0]; 2], 1e-5);
+        // What is differentiated is the sum over both, which is twice the loss.
+        let hidden: Vec<f64> = both[0][1].iter().zip(&both[1][1]).map(|(a, b)| (a + b) / 2.0).collect();
+        assert_close(&hidden, &alone[1], 1e-5);
+        let head: Vec<f64> = [&both[0][2][..], &both[1][2]].concat().iter().map(|x| x / 2.0).collect();
+        assert_close(&head, &alone[2], 1e-5);
+    }
+
+    #[test]
+    fn the_mixed_loss_has_the_derivative_that_differences_show() {
+        let graph = mixed_loss(Mesh::default());
+        let (hidden, head) = (HIDDEN, head_of_four());
         let run = |hidden: &[f32], head: &[f32]| -> Vec<Vec<f64>> {
             let inputs = [Literal::new(SHAPE, hidden).unwrap(), Literal::new([4, 3], head).unwrap()];
             evaluate(&graph, &inputs).unwrap().iter().map(Literal::to_f64).collect()

@@ -46,6 +46,11 @@ impl Mesh {
         axes.iter().map(|&axis| self.size(axis)).product()
     }
 
+    /// The axes over which the words of embedding and output head are split.
+    pub fn vocabulary(&self) -> &'static [Axis] {
+        if self.shard_vocabulary { MODEL } else { &[] }
+    }
+
     /// How far apart in number two replicas are that are neighbours along an axis.
     pub(super) fn stride(&self, axis: Axis) -> usize {
         match axis {

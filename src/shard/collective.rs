@@ -21,6 +21,27 @@ impl Mesh {
         }
     }
 
+    /// The greatest of each element of `x` over the replicas along these axes, the same on all of them. Has no derivative.
+    #[track_caller]
+    pub fn max(&self, b: &mut Builder, x: Value, axes: &[Axis]) -> Built {
+        match self.parts(axes) {
+            1 => Ok(x),
+            _ => b.one(Op::AllReduce { reducer: Reducer::Max, groups: self.groups(axes) }, &[x]),
+        }
+    }
+
+    /// The mean of `x` over the replicas along these axes, the same on all of them.
+    #[track_caller]
+    pub fn mean(&self, b: &mut Builder, x: Value, axes: &[Axis]) -> Built {
+        match self.parts(axes) {
+            1 => Ok(x),
+            parts => {
+                let sum = self.sum(b, x, axes)?;
+                b.mul_scalar(sum, 1.0 / parts as f64)
+            }
+        }
+    }
+
     /// The blocks of the replicas along these axes, joined along `dim`.
     #[track_caller]
     pub fn gather(&self, b: &mut Builder, x: Value, dim: usize, axes: &[Axis]) -> Built {

@@ -239,7 +239,7 @@ mod tests {
     use super::*;
     use crate::ir::DType;
 
-    const MESH: Mesh = Mesh { data: 2, expert: 2, model: 3, shard_state: false };
+    const MESH: Mesh = Mesh { data: 2, expert: 2, model: 3, shard_state: false, shard_vocabulary: false };
 
     fn counting(shape: &[usize]) -> Literal {
         let data: Vec<i32> = (0..shape.iter().product::<usize>() as i32).collect();

@@ -2,10 +2,10 @@
 
 use crate::config::RunConfig;
 use crate::ir::{DType, TensorType};
-use crate::layers::ParamDef;
+use crate::layers::{ParamDef, vocabulary};
 use crate::model;
 use crate::optim::{self, ParamSpec, Slot};
-use crate::shard::{Mesh, Partition};
+use crate::shard::{Axis, Mesh, Partition};
 
 /// One tensor of the state.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +38,11 @@ impl Layout {
     /// The parts for a configuration.
     pub fn new(config: &RunConfig) -> Self {
         let mut params = model::declare(&config.model);
+        if config.mesh.shard_vocabulary {
+            for def in params.iter_mut().filter(|def| vocabulary::has_words(&def.name)) {
+                def.split(-2, Axis::Model);
+            }
+        }
         if config.mesh.shard_state {
             let trained = params.iter_mut().filter(|def| def.trained);
             trained.for_each(|def| def.split_over_data(&config.mesh));
