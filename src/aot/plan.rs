@@ -7,6 +7,7 @@ use crate::config::{ConfigError, RunConfig};
 use crate::step;
 use serde::Serialize;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 /// Alternatives of which a candidate has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,10 +132,13 @@ impl<F: Fn(&[String]) -> Result<RunConfig, ConfigError>> Load for F {}
 /// Returns the candidates, best first: those that fit by the model's step, then the others by what they promise.
 pub fn plan(search: &Search, options: &Options, load: impl Load, note: impl Fn(&str)) -> Vec<Candidate> {
     let judge = |settings| Candidate::judge(settings, &load, search.program, &options.topology);
-    let mut candidates: Vec<Candidate> = combinations(search.axes).into_iter().map(judge).collect();
+    let ways = combinations(search.axes);
+    note(&format!("counting {} ways ...", ways.len()));
+    let mut candidates: Vec<Candidate> = ways.into_iter().map(judge).collect();
     candidates.sort_by(|a, b| a.promises(b));
     let (mut fitting, mut asked) = (0, 0);
-    for candidate in candidates.iter_mut().filter(|c| c.verdict == Verdict::NotCompiled) {
+    for index in turns(&candidates) {
+        let candidate = &mut candidates[index];
         if fitting == search.wanted || asked == 2 * search.wanted {
             break;
         }
@@ -145,6 +149,21 @@ pub fn plan(search: &Search, options: &Options, load: impl Load, note: impl Fn(&
     }
     candidates.sort_by(|a, b| a.ranks(b));
     candidates
+}
+
+/// In which order candidates, the most promising first, go to the compiler: the best of each mesh, then the second of each, and so
+/// on. What promises most is often one mesh with several settings, and the promise knows least about meshes.
+fn turns(candidates: &[Candidate]) -> Vec<usize> {
+    let mut asked: BTreeMap<Vec<&str>, usize> = BTreeMap::new();
+    let mut turns = vec![];
+    for (index, candidate) in candidates.iter().enumerate().filter(|(_, c)| c.verdict == Verdict::NotCompiled)
+    {
+        let turn = asked.entry(candidate.mesh()).or_default();
+        turns.push((*turn, index));
+        *turn += 1;
+    }
+    turns.sort();
+    turns.into_iter().map(|(_, index)| index).collect()
 }
 
 /// A candidate cannot be built, or counted, or compiled.
@@ -219,6 +238,12 @@ impl Candidate {
             }
             Err(error) => self.verdict = Verdict::Refused(error_text(&error)),
         }
+    }
+
+    /// The settings that are sizes of the mesh.
+    fn mesh(&self) -> Vec<&str> {
+        let is_size = |setting: &&str| setting.starts_with("mesh.") && !setting.starts_with("mesh.shard_");
+        self.settings.iter().map(String::as_str).filter(is_size).collect()
     }
 
     /// The model's step, where it was compiled and fits.
@@ -299,6 +324,23 @@ mod tests {
         assert_eq!(settings, ["2", "4", "-1"]);
         assert_eq!(found[0].verdict, Verdict::NotCompiled);
         assert!(matches!(&found[2].verdict, Verdict::Refused(why) if why.contains("eval_factor")));
+    }
+
+    #[test]
+    fn the_best_of_each_mesh_is_compiled_before_the_second_of_any() {
+        let candidate = |settings: &str, verdict| {
+            Candidate::new(settings.split(' ').map(String::from).collect(), verdict)
+        };
+        let open = Verdict::NotCompiled;
+        let candidates = [
+            candidate("remat=none mesh.data=2", open.clone()),
+            candidate("remat=full mesh.data=2", open.clone()),
+            candidate("remat=none mesh.model=2", Verdict::StateTooLarge),
+            candidate("remat=none mesh.expert=2", open.clone()),
+            candidate("remat=dots mesh.data=2", open.clone()),
+            candidate("remat=none mesh.expert=2 mesh.shard_state=true", open),
+        ];
+        assert_eq!(turns(&candidates), [0, 3, 1, 5, 4]);
     }
 
     #[test]

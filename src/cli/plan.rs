@@ -53,7 +53,11 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
         aot::plan(&search, &options, |settings| args.config.load_with(settings), |line| common::note(line));
     match args.json {
         true => common::say(serde_json::to_string_pretty(&found)?)?,
-        false => common::say(format!("{}\n{}", table(&found), legend(&found)).trim_end())?,
+        false => {
+            let (shown, others) = split(&found);
+            let text = format!("{}\n{}{}", table(&shown), others, legend(&found));
+            common::say(text.trim_end())?
+        }
     }
     let fits = found.iter().any(|candidate| candidate.verdict == Verdict::Fits);
     Ok(ExitCode::from(if fits { 0 } else { NOTHING_FITS }))
@@ -83,7 +87,26 @@ fn meshes(config: &common::ConfigArgs, topology: &Topology) -> Option<Axis> {
     (!axis.values.is_empty()).then_some(axis)
 }
 
-fn table(found: &[Candidate]) -> Table {
+/// Ways that are shown of those that the compiler was not asked about.
+const MOST_OTHERS: usize = 12;
+
+/// What is shown, in order, and a line about the rest.
+fn split(found: &[Candidate]) -> (Vec<&Candidate>, String) {
+    let mut others = 0;
+    let is_shown = |candidate: &&Candidate| {
+        let other = matches!(candidate.verdict, Verdict::NotCompiled | Verdict::StateTooLarge);
+        others += usize::from(other);
+        !other || others <= MOST_OTHERS
+    };
+    let shown: Vec<&Candidate> = found.iter().filter(is_shown).collect();
+    let line = match found.len() - shown.len() {
+        0 => String::new(),
+        more => format!("  and {more} more, none of them compiled (--json lists all)\n"),
+    };
+    (shown, line)
+}
+
+fn table(found: &[&Candidate]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
@@ -159,6 +182,28 @@ fn verdict(verdict: &Verdict) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_compiled_is_shown_and_of_the_rest_the_best() {
+        let way = |i: usize| Candidate {
+            settings: vec![format!("seed={i}")],
+            verdict: Verdict::NotCompiled,
+            state_bytes: 0,
+            graph: None,
+            least_seconds: i as f64,
+            report: None,
+        };
+        let ways = |count: usize| (0..count).map(way).collect::<Vec<_>>();
+        let found = ways(MOST_OTHERS);
+        assert_eq!((split(&found).0.len(), split(&found).1.as_str()), (MOST_OTHERS, ""));
+        let mut found = ways(MOST_OTHERS + 30);
+        let refused = Candidate { verdict: Verdict::Refused("no".into()), ..way(99) };
+        found.push(refused);
+        let (shown, line) = split(&found);
+        let last: Vec<&str> = shown[MOST_OTHERS - 1..].iter().map(|c| c.settings[0].as_str()).collect();
+        assert_eq!(last, ["seed=11", "seed=99"]);
+        assert_eq!(line, "  and 30 more, none of them compiled (--json lists all)\n");
+    }
 
     #[test]
     fn settings_are_told_by_the_ends_of_their_paths() {
