@@ -105,6 +105,13 @@ fn a_train_step_compiles_for_a_tpu_and_every_figure_is_there() {
         assert!(files.contains(&format!("train_step.v5e-1x1.{suffix}")), "{files:?}");
     }
     assert!(Artifact::read(&artifact_folder).is_ok(), "the artifact is what it was, beside them");
+    // The module alone gives the same estimate: one chip has no collectives.
+    let optimized = out.join("train_step.v5e-1x1.optimized.hlo.pb");
+    let (code, stdout, _) =
+        command(&["inspect", optimized.to_str().unwrap(), "--topology", "v5e:1x1", "--json"]);
+    assert_eq!(code, Some(0));
+    let again: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(again[0]["compiled"]["step_seconds"].as_f64(), Some(number("/model/step_seconds")));
 }
 
 #[test]

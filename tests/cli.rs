@@ -54,6 +54,23 @@ fn a_compiled_artifact_passes_inspection_in_all_its_forms() {
 }
 
 #[test]
+fn a_module_for_a_chip_has_the_time_of_its_kernels() {
+    let workspace = compiled();
+    let module = ["inspect", "artifact/forward.hlo.pb", "--topology", "v5e:1x1"];
+    let compiled = &json(&workspace.succeed(&[&module[..], &["--json"]].concat()))[0]["compiled"];
+    let kernels = compiled["kernels"].as_array().unwrap();
+    let seconds: Vec<f64> = kernels.iter().map(|kernel| kernel["seconds"].as_f64().unwrap()).collect();
+    assert!(seconds.len() > 100 && seconds.is_sorted_by(|a, b| a >= b));
+    let step = compiled["step_seconds"].as_f64().unwrap();
+    assert!((step / seconds.iter().sum::<f64>() - 1.0).abs() < 1e-6);
+    let text = workspace.succeed(&module);
+    assert!(text.contains("on v5e:1x1") && text.contains("longest of "), "{text}");
+    let finished = workspace.run(&["inspect", "artifact", "--topology", "v5e:1x1"]);
+    assert_eq!(finished.code, Some(2));
+    assert!(finished.error().contains("found a folder"), "{}", finished.error());
+}
+
+#[test]
 fn inspection_ends_in_1_when_a_check_fails() {
     let workspace = compiled();
     let path = workspace.path("artifact/manifest.json");

@@ -11,10 +11,13 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from turns import arguments, take_turns
 
 HIDDEN = -1e9
+# The axes of a mesh, over all of which the batch is split.
+ALL = ("data", "expert")
 
 
 def norm(x, gain):
@@ -39,40 +42,56 @@ def bucket(distance, buckets, furthest, both):
     return start + np.where(size < exact, size, np.minimum(far, side - 1))
 
 
-def moe(model, form, p, x):
-    """The layer's output and its load-balancing loss."""
-    sizes, tokens = model["moe"], x.reshape(-1, x.shape[-1])
-    count, experts = len(tokens), sizes["num_experts"]
+def dispatch(model, form, tokens, router):
+    """Of one group: the experts' inputs [experts, capacity, d_model], what `combine` needs, the load-balancing loss."""
+    sizes, count = model["moe"], len(tokens)
+    experts = sizes["num_experts"]
     capacity = max(math.floor(sizes["capacity"]["train_factor"] * count / experts), sizes["capacity"]["minimum"])
-    probs = jax.nn.softmax(tokens @ p["router"])
+    probs = jax.nn.softmax(tokens @ router)
     gate, expert = probs.max(-1), probs.argmax(-1)
     own = jax.nn.one_hot(expert, experts, dtype=jnp.int32)
     place = (jnp.cumsum(own, 0) * own).sum(-1) - 1
-    kept = place < capacity
-    if form == "einsum":
-        slots = jax.nn.one_hot(place, capacity, dtype=x.dtype)  # zero past the capacity
-        mask = own.astype(x.dtype)[:, :, None] * slots[:, None]  # [tokens, experts, capacity]
-        inputs = jnp.einsum("sec,sd->ecd", mask, tokens)
-    else:
-        slot = jnp.where(kept, expert * capacity + place, experts * capacity)
-        if form == "gather":
-            token = jnp.full(experts * capacity, count).at[slot].set(jnp.arange(count), mode="drop", unique_indices=True)
-            inputs = tokens.at[token].get(mode="fill", fill_value=0)
-        else:
-            inputs = jnp.zeros((experts * capacity, x.shape[-1]), x.dtype)
-            inputs = inputs.at[slot].set(tokens, mode="drop", unique_indices=True)
-        inputs = inputs.reshape(experts, capacity, -1)
-    hidden = jax.nn.relu(jnp.einsum("ecd,edf->ecf", inputs, p["experts"]["wi"]))
-    outputs = jnp.einsum("ecf,efd->ecd", hidden, p["experts"]["wo"])
-    if form == "einsum":
-        y = jnp.einsum("sec,ecd->sd", mask * gate[:, None, None], outputs)
-    else:
-        y = gate[:, None] * outputs.reshape(experts * capacity, -1).at[slot].get(mode="fill", fill_value=0)
     balance = experts * jnp.sum(own.mean(0) * probs.mean(0))
-    return y.reshape(x.shape), balance
+    if form == "einsum":
+        slots = jax.nn.one_hot(place, capacity, dtype=tokens.dtype)  # zero past the capacity
+        mask = own.astype(tokens.dtype)[:, :, None] * slots[:, None]  # [tokens, experts, capacity]
+        return jnp.einsum("sec,sd->ecd", mask, tokens), (gate, mask), balance
+    slot = jnp.where(place < capacity, expert * capacity + place, experts * capacity)
+    if form == "gather":
+        token = jnp.full(experts * capacity, count).at[slot].set(jnp.arange(count), mode="drop", unique_indices=True)
+        inputs = tokens.at[token].get(mode="fill", fill_value=0)
+    else:
+        inputs = jnp.zeros((experts * capacity, tokens.shape[-1]), tokens.dtype)
+        inputs = inputs.at[slot].set(tokens, mode="drop", unique_indices=True)
+    return inputs.reshape(experts, capacity, -1), (gate, slot), balance
 
 
-def stack(model, form, side, params, x, memory=None):
+def combine(form, outputs, route):
+    """Of one group: what each token gets back."""
+    gate, place = route
+    if form == "einsum":
+        return jnp.einsum("sec,ecd->sd", place * gate[:, None, None], outputs)
+    return gate[:, None] * outputs.reshape(-1, outputs.shape[-1]).at[place].get(mode="fill", fill_value=0)
+
+
+def moe(model, form, p, x, mesh=None):
+    """The layer's output and its load-balancing loss. On a mesh the tokens of each device are a group, and its axis `expert` holds the
+    experts: the constraints make the partitioner exchange tokens for experts and back."""
+    send = lambda tokens: dispatch(model, form, tokens, p["router"])
+    collect = lambda outputs, route: combine(form, outputs, route)
+    tokens, put = x.reshape(-1, x.shape[-1]), lambda x, *axes: x
+    if mesh is not None:
+        put = lambda x, *axes: jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*axes)))
+        tokens = put(x.reshape(mesh.size, -1, x.shape[-1]), ALL)
+        send, collect = jax.vmap(send), jax.vmap(collect)
+    inputs, route, balance = send(tokens)
+    inputs = put(put(inputs, ALL), "data", "expert")
+    hidden = jax.nn.relu(jnp.einsum("...ecd,edf->...ecf", inputs, p["experts"]["wi"]))
+    outputs = put(jnp.einsum("...ecf,efd->...ecd", hidden, p["experts"]["wo"]), "data", "expert")
+    return collect(put(outputs, ALL), route).reshape(x.shape), jnp.mean(balance)
+
+
+def stack(model, form, side, params, x, memory=None, mesh=None):
     length, positions = x.shape[1], model["positions"]
     distance = np.arange(length)[None] - np.arange(length)[:, None]
     index = bucket(distance, positions["num_buckets"], positions["max_distance"], side == "encoder")
@@ -87,7 +106,7 @@ def stack(model, form, side, params, x, memory=None):
             y = norm(x, p["cross_attention"]["norm"])
             x = x + attention(model, p["cross_attention"], y, memory, 0.0)
         if "moe" in p:
-            y, loss = moe(model, form, p["moe"], norm(x, p["moe"]["norm"]))
+            y, loss = moe(model, form, p["moe"], norm(x, p["moe"]["norm"]), mesh)
             x, balance = x + y, balance + loss
         else:
             y = norm(x, p["mlp"]["norm"])
@@ -95,13 +114,13 @@ def stack(model, form, side, params, x, memory=None):
     return norm(x, params["final_norm"]), balance
 
 
-def loss(config, form, params, inputs, targets):
+def loss(config, form, mesh, params, inputs, targets):
     """Of a batch without padding."""
     model = config["model"]
     embedding = params["shared"]["embedding"]
     shifted = jnp.pad(targets[:, :-1], ((0, 0), (1, 0)))
-    memory, encoder = stack(model, form, "encoder", params["encoder"], embedding[inputs])
-    x, decoder = stack(model, form, "decoder", params["decoder"], embedding[shifted], memory)
+    memory, encoder = stack(model, form, "encoder", params["encoder"], embedding[inputs], mesh=mesh)
+    x, decoder = stack(model, form, "decoder", params["decoder"], embedding[shifted], memory, mesh)
     logits = (x * model["d_model"] ** -0.5) @ embedding.T
     total = jax.nn.logsumexp(logits, -1)
     target = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
@@ -137,9 +156,9 @@ def adafactor(w, g, slots, count):
     return w - rate * jnp.maximum(rms(w), 1e-3) / jnp.maximum(1.0, rms(u)) * u, slots
 
 
-def step(config, form, state, batch):
+def step(config, form, state, batch, mesh=None):
     params, slots, count = state
-    value, grads = jax.value_and_grad(lambda p: loss(config, form, p, *batch))(params)
+    value, grads = jax.value_and_grad(lambda p: loss(config, form, mesh, p, *batch))(params)
     leaves, tree = jax.tree.flatten(params)
     updated = [adafactor(w, g, s, count) for w, g, s in zip(leaves, tree.flatten_up_to(grads), slots)]
     return (tree.unflatten([w for w, _ in updated]), [s for _, s in updated], count + 1), value

@@ -1,6 +1,7 @@
 //! Accelerators by the names of their topologies, with the peak figures that their makers publish.
 
 use super::card::{Card, GPUS};
+use crate::config::Target;
 
 /// One chip. Rates are per second and chip; a chip may count as several devices.
 #[derive(Debug, PartialEq)]
@@ -92,6 +93,14 @@ impl Chip {
     /// The chip of this name, TPU or GPU.
     pub fn by_name(name: &str) -> Option<&'static Self> {
         TPUS.iter().chain(&GPUS).find(|chip| chip.name == name)
+    }
+
+    /// The compiler of such chips.
+    pub fn target(&self) -> Target {
+        match self.kind {
+            Kind::Tpu(_) => Target::Tpu,
+            Kind::Gpu(_) => Target::Gpu,
+        }
     }
 
     pub fn peak(&self) -> Peak {

@@ -29,9 +29,10 @@ pub use chip::{Chip, Kind, Peak, TPUS, Torus};
 pub use environment::{MissingError, compiler, toolkit};
 pub use model::StepTime;
 pub use plan::{Axis, Candidate, Search, Verdict, combinations, plan};
-pub use render::render;
+pub use render::{render, render_compiled};
 pub use report::{
-    AotReport, FromCompiler, FromGraph, FromModel, Judge, KernelRow, Padding, ReportError, Shortage,
+    AotReport, CompiledTime, FromCompiler, FromGraph, FromModel, Judge, KernelRow, Padding, ReportError,
+    Shortage, compiled_time,
 };
 pub use topology::{Topology, TopologyError};
 pub use worker::{Compiled, Outcome, Task, work};

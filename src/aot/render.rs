@@ -1,12 +1,16 @@
 //! The report as tables for people: every figure with its source.
 
-use super::report::{AotReport, FromCompiler, FromModel, Judge, Shortage};
+use super::model::StepTime;
+use super::report::{AotReport, CompiledTime, FromCompiler, FromModel, Judge, KernelRow, Shortage};
+use super::topology::Topology;
 use crate::inspect::{CollectiveRow, TensorRow, bytes_text, count_text};
 use comfy_table::{CellAlignment, Table, presets};
 
 const GRAPH: &str = "graph";
 const COMPILER: &str = "compiler";
 const MODEL: &str = "model";
+/// Kernels that are shown of a compiled module.
+const KERNELS: usize = 16;
 
 /// The report as text.
 pub fn render(report: &AotReport) -> String {
@@ -19,7 +23,7 @@ pub fn render(report: &AotReport) -> String {
     }
     out.push_str(&figures(report));
     if let Some(compiler) = &report.compiler {
-        section(&mut out, "longest kernels", kernels(compiler));
+        section(&mut out, "longest kernels", kernels(&compiler.longest));
     }
     if !report.graph.collectives.is_empty() {
         section(
@@ -32,6 +36,16 @@ pub fn render(report: &AotReport) -> String {
         section(&mut out, "largest tensors of the state (graph)", tensors(&report.graph.largest_state));
         section(&mut out, "largest arrays computed, before fusion (graph)", tensors(&report.graph.largest));
     }
+    out
+}
+
+/// The estimate for a compiled module as text.
+pub fn render_compiled(topology: &Topology, compiled: &CompiledTime) -> String {
+    let mut rows = Figures(plain(&["", "per device", "source"]));
+    rows.time(&compiled.time);
+    let mut out = format!("on {topology}\n{}\n", rows.0);
+    let shown = &compiled.kernels[..compiled.kernels.len().min(KERNELS)];
+    section(&mut out, &format!("longest of {} kernels", compiled.kernels.len()), kernels(shown));
     out
 }
 
@@ -109,8 +123,13 @@ impl Figures {
     }
 
     fn model(&mut self, model: &FromModel) {
-        let time = &model.time;
-        self.add("time of the matrix products", seconds_text(time.compute_seconds), MODEL);
+        self.add("time of the matrix products", seconds_text(model.time.compute_seconds), MODEL);
+        self.time(&model.time);
+        self.add("tokens/s, all devices", count_text(model.tokens_per_second as u64), MODEL);
+        self.add("share of the bf16 peak", format!("{:.1} %", 100.0 * model.share_of_peak), MODEL);
+    }
+
+    fn time(&mut self, time: &StepTime) {
         self.add("bytes to and from memory", bytes_text(time.memory_bytes), MODEL);
         self.add("time of the memory", seconds_text(time.memory_seconds), MODEL);
         self.add("time of the collectives", seconds_text(time.interconnect_seconds), MODEL);
@@ -120,25 +139,24 @@ impl Figures {
             covered => format!("{MODEL}, {:.0} % compiler's cycles", 100.0 * covered),
         };
         self.add("step", seconds_text(time.step_seconds), &source);
-        self.add("tokens/s, all devices", count_text(model.tokens_per_second as u64), MODEL);
-        self.add("share of the bf16 peak", format!("{:.1} %", 100.0 * model.share_of_peak), MODEL);
     }
 }
 
 /// Kernels with the compiler's cycles, or with their matrix products where it gives none.
-fn kernels(compiler: &FromCompiler) -> Table {
-    let counted = compiler.kernels_without_cycles < compiler.kernels;
-    let mut table = plain(&["runs", if counted { "cycles" } else { "FLOPs" }, "bytes", "layer"]);
-    for row in &compiler.longest {
+fn kernels(rows: &[KernelRow]) -> Table {
+    let counted = rows.iter().any(|row| row.cycles.is_some());
+    let mut table = plain(&["runs", "time", if counted { "cycles" } else { "FLOPs" }, "bytes", "layer"]);
+    for row in rows {
         let arithmetic = match row.cycles {
             Some(cycles) => count_text(cycles),
             None if counted => "unknown".into(),
             None => count_text(row.dot_flops),
         };
         let layer = if row.op_name.is_empty() { row.name.clone() } else { row.op_name.clone() };
-        table.add_row([row.runs.to_string(), arithmetic, bytes_text(row.memory_bytes), layer]);
+        let (runs, bytes) = (row.runs.to_string(), bytes_text(row.memory_bytes));
+        table.add_row([runs, seconds_text(row.seconds), arithmetic, bytes, layer]);
     }
-    left(table, 3)
+    left(table, 4)
 }
 
 fn collectives(rows: &[CollectiveRow]) -> Table {

@@ -104,6 +104,8 @@ impl Padding {
 pub struct KernelRow {
     pub name: String,
     pub op_name: String,
+    /// The model's time of all runs.
+    pub seconds: f64,
     pub runs: u64,
     pub cycles: Option<u64>,
     /// Matrix products of one run.
@@ -120,6 +122,15 @@ pub struct FromModel {
     pub tokens_per_second: f64,
     /// Matrix products of the step (those computed twice included) against the peak of bfloat16, 0 to 1.
     pub share_of_peak: f64,
+}
+
+/// The estimate for a compiled module.
+#[derive(Clone, Debug, Serialize)]
+pub struct CompiledTime {
+    #[serde(flatten)]
+    pub time: StepTime,
+    /// All of them, longest first.
+    pub kernels: Vec<KernelRow>,
 }
 
 /// Rows in the lists of a report.
@@ -195,7 +206,7 @@ pub fn from_compiler(
         padding: matches!(topology.chip.kind, Kind::Tpu(_)).then(|| padding(optimized)),
         kernels: kernels.len(),
         kernels_without_cycles: kernels.iter().filter(|k| k.cycles.is_none()).count(),
-        longest: longest(topology, kernels),
+        longest: longest(topology, kernels, ROWS),
     };
     let peak = topology.chip.peak().bf16_flops;
     let model = FromModel {
@@ -206,10 +217,22 @@ pub fn from_compiler(
     Ok((compiler, model))
 }
 
-fn longest(topology: &Topology, mut kernels: Vec<Kernel>) -> Vec<KernelRow> {
+/// What follows from a module that the compiler of these devices has optimized, whoever wrote it. TPUs have no matrix products in such a
+/// module, they are convolutions there; their time is in the compiler's cycles.
+pub fn compiled_time(topology: &Topology, optimized: &HloModuleProto) -> Result<CompiledTime, InspectError> {
+    let found = inspect::inspect(optimized)?;
+    let kernels = inspect::kernels(optimized)?;
+    let time = model::step_time(topology, found.flops.dot, &kernels, &found.collectives);
+    let rows = kernels.len();
+    Ok(CompiledTime { time, kernels: longest(topology, kernels, rows) })
+}
+
+/// The kernels in which most of the time goes, by all their runs.
+fn longest(topology: &Topology, mut kernels: Vec<Kernel>, rows: usize) -> Vec<KernelRow> {
     let seconds = |k: &Kernel| k.runs as f64 * model::kernel_seconds(topology.chip, k);
     kernels.sort_by(|a, b| seconds(b).total_cmp(&seconds(a)));
     let row = |k: Kernel| KernelRow {
+        seconds: seconds(&k),
         name: k.name,
         op_name: k.op_name,
         runs: k.runs,
@@ -217,7 +240,7 @@ fn longest(topology: &Topology, mut kernels: Vec<Kernel>) -> Vec<KernelRow> {
         dot_flops: k.dot_flops,
         memory_bytes: k.memory_bytes,
     };
-    kernels.into_iter().take(ROWS).map(row).collect()
+    kernels.into_iter().take(rows).map(row).collect()
 }
 
 /// Parameters of the entry, whose layouts the compiler has chosen.

@@ -64,7 +64,7 @@ impl CompilerArgs {
 
 pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
     let options = args.compiler.options(args.topology)?;
-    let artifact = args.source.artifact()?;
+    let artifact = args.source.artifact_for(Some(options.topology.chip.target()))?;
     common::note(format_args!("compiling {} for {} ...", args.program, options.topology));
     let out = args.out.or_else(|| Some(args.source.folder()?.join(FOLDER)));
     let report = aot::compile(&artifact, &args.program, &options, out.as_deref())?;

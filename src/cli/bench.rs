@@ -41,7 +41,7 @@ impl Args {
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
-    let config = args.config.load()?;
+    let config = args.config.load_for(args.device.target())?;
     if args.emission {
         let emission = measure::emission(&config, "train_step", args.steps)?;
         let mut table = Summary::default();

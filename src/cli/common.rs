@@ -3,7 +3,7 @@
 use super::{Devices, Needs, Unavailable};
 use crate::artifact::{self, Artifact};
 use crate::checkpoint::{Checkpoint, TensorFile};
-use crate::config::{ConfigError, RunConfig};
+use crate::config::{ConfigError, RunConfig, Target};
 use crate::convert::ConvertError;
 use crate::runtime::{Backend, MemoryFraction, RuntimeChoice};
 use crate::shard;
@@ -28,7 +28,12 @@ pub struct ConfigArgs {
 
 impl ConfigArgs {
     pub fn load(&self) -> anyhow::Result<RunConfig> {
-        Ok(self.load_with(&[])?)
+        self.load_for(None)
+    }
+
+    /// For the compiler of a device that was named, unless `--set` names another.
+    pub fn load_for(&self, target: Option<Target>) -> anyhow::Result<RunConfig> {
+        Ok(self.load_with(target, &[])?)
     }
 
     /// Whether `--mesh` was given.
@@ -37,9 +42,15 @@ impl ConfigArgs {
     }
 
     /// With more overrides, which win.
-    pub fn load_with(&self, more: &[String]) -> Result<RunConfig, ConfigError> {
-        RunConfig::load_with(&self.config, &[&self.overrides, &self.mesh.overrides()[..], more].concat())
+    pub fn load_with(&self, target: Option<Target>, more: &[String]) -> Result<RunConfig, ConfigError> {
+        let overrides = [&settings(target), &self.overrides[..], &self.mesh.overrides(), more].concat();
+        RunConfig::load_with(&self.config, &overrides)
     }
+}
+
+/// The target as an override.
+fn settings(target: Option<Target>) -> Vec<String> {
+    target.map(Target::setting).into_iter().collect()
 }
 
 /// The devices, beside those that the configuration says.
@@ -91,9 +102,14 @@ pub struct SourceArgs {
 impl SourceArgs {
     /// The artifact, compiled here where the source is a configuration.
     pub fn artifact(&self) -> anyhow::Result<Artifact> {
+        self.artifact_for(None)
+    }
+
+    /// As [`artifact`](Self::artifact), a configuration for the compiler of a device that was named.
+    pub fn artifact_for(&self, target: Option<Target>) -> anyhow::Result<Artifact> {
         match self.compiled()? {
             Some(artifact) => Ok(artifact),
-            None => compile(&self.config()?, &[]),
+            None => compile(&self.config(target)?, &[]),
         }
     }
 
@@ -112,8 +128,8 @@ impl SourceArgs {
     }
 
     /// The configuration with its overrides, if the source is one.
-    pub fn config(&self) -> anyhow::Result<RunConfig> {
-        Ok(RunConfig::load_with(&self.source, &self.overrides())?)
+    pub fn config(&self, target: Option<Target>) -> anyhow::Result<RunConfig> {
+        Ok(RunConfig::load_with(&self.source, &[settings(target), self.overrides()].concat())?)
     }
 
     fn overrides(&self) -> Vec<String> {
@@ -145,6 +161,15 @@ impl DeviceArgs {
         match self.needs() {
             Needs::Cpu => Needs::CpuIfAny,
             other => other,
+        }
+    }
+
+    /// The compiler of the device, where it is not the CPU's; of a plugin by its file it is not known.
+    pub fn target(&self) -> Option<Target> {
+        match self.choice {
+            RuntimeChoice::Cpu | RuntimeChoice::Plugin(_) => None,
+            RuntimeChoice::Cuda => Some(Target::Gpu),
+            RuntimeChoice::Tpu => Some(Target::Tpu),
         }
     }
 

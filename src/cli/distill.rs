@@ -43,7 +43,7 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
         Some(artifact) => artifact,
         None => {
             let network = network(&args.teacher, args.teacher_config.as_deref())?;
-            let mut config = args.source.config()?;
+            let mut config = args.source.config(args.run.target())?;
             config.distillation.teacher = Some(Box::new(network));
             common::compile(&config.resolved()?, &[])?
         }

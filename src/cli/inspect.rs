@@ -1,6 +1,7 @@
 //! `inspect`: what is in an artifact or an HLO file.
 
 use super::{Devices, Needs, common};
+use crate::aot::{self, CompiledTime, Topology};
 use crate::artifact::{Artifact, MoeLayer};
 use crate::hlo;
 use crate::inspect::{self, CheckOutcome, Report};
@@ -23,6 +24,9 @@ pub struct Args {
     /// Only this program of an artifact
     #[arg(long, value_name = "NAME")]
     program: Option<String>,
+    /// The file is what a compiler made for these chips: the bytes and the time of its kernels too
+    #[arg(long, value_name = "KIND:AxB")]
+    topology: Option<Topology>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -35,6 +39,9 @@ struct Inspected {
     report: Report,
     /// Dispatch and combine tensors against the capacity arithmetic of the manifest.
     shape_checks: Vec<CheckOutcome>,
+    /// The estimate for a compiled module.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    compiled: Option<CompiledTime>,
     /// The capacity arithmetic of the sparse layers.
     moe_layers: Vec<MoeLayer>,
     /// Checks that failed, in words.
@@ -52,7 +59,7 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
     if args.json {
         common::say(serde_json::to_string_pretty(&inspected)?)?;
     } else {
-        inspected.iter().try_for_each(print)?;
+        inspected.iter().try_for_each(|one| print(one, args.topology.as_ref()))?;
     }
     let failed = inspected.iter().any(|i| !i.failures.is_empty());
     Ok(if failed { ExitCode::from(FAILED) } else { ExitCode::SUCCESS })
@@ -60,13 +67,20 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
 
 fn read(args: &Args) -> anyhow::Result<Vec<Inspected>> {
     if args.path.is_dir() {
+        if args.topology.is_some() {
+            anyhow::bail!(
+                "--topology is for one compiled module, found a folder; `aot` writes such modules as *.optimized.hlo.pb"
+            );
+        }
         return read_artifact(&args.path, args.program.as_deref());
     }
     let name = args.path.display();
     let bytes = std::fs::read(&args.path).with_context(|| format!("cannot read `{name}`"))?;
     let module = hlo::read_module(&bytes).with_context(|| format!("`{name}` is not an HLO module"))?;
     let report = inspect::inspect(&module).with_context(|| format!("`{name}` is malformed"))?;
-    Ok(vec![Inspected::new(report, vec![], vec![])])
+    let compiled =
+        args.topology.as_ref().map(|topology| aot::compiled_time(topology, &module)).transpose()?;
+    Ok(vec![Inspected { compiled, ..Inspected::new(report, vec![], vec![]) }])
 }
 
 fn read_artifact(folder: &Path, program: Option<&str>) -> anyhow::Result<Vec<Inspected>> {
@@ -93,12 +107,15 @@ impl Inspected {
             let found = if check.found.is_empty() { "nothing".into() } else { check.found.join(", ") };
             failures.push(format!("{} must be {}, found {found}", check.path, check.expected));
         }
-        Self { report, shape_checks, moe_layers, failures }
+        Self { report, compiled: None, shape_checks, moe_layers, failures }
     }
 }
 
-fn print(inspected: &Inspected) -> anyhow::Result<()> {
+fn print(inspected: &Inspected, topology: Option<&Topology>) -> anyhow::Result<()> {
     common::say(inspect::render(&inspected.report))?;
+    if let Some((topology, compiled)) = topology.zip(inspected.compiled.as_ref()) {
+        common::say(aot::render_compiled(topology, compiled))?;
+    }
     for layer in &inspected.moe_layers {
         common::say(format_args!("capacity {}", layer.arithmetic()))?;
     }

@@ -44,13 +44,18 @@ pub struct Args {
 
 pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
     // A configuration that is wrong by itself is an error, not a row.
-    let config = args.config.load()?;
+    let target = Some(args.topology.chip.target());
+    let config = args.config.load_for(target)?;
     let mut axes = if args.axes.is_empty() { default_axes(&config.model.moe) } else { args.axes };
     axes.extend(meshes(&args.config, &args.topology));
     let search = Search { axes: &axes, program: &args.program, wanted: args.compile };
     let options: Options = args.compiler.options(args.topology)?;
-    let found =
-        aot::plan(&search, &options, |settings| args.config.load_with(settings), |line| common::note(line));
+    let found = aot::plan(
+        &search,
+        &options,
+        |settings| args.config.load_with(target, settings),
+        |line| common::note(line),
+    );
     match args.json {
         true => common::say(serde_json::to_string_pretty(&found)?)?,
         false => {
@@ -83,7 +88,7 @@ fn meshes(config: &common::ConfigArgs, topology: &Topology) -> Option<Axis> {
         return None;
     }
     let mut axis = Axis::meshes(topology.num_devices());
-    axis.values.retain(|settings| config.load_with(settings).is_ok());
+    axis.values.retain(|settings| config.load_with(None, settings).is_ok());
     (!axis.values.is_empty()).then_some(axis)
 }
 

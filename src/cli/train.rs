@@ -2,7 +2,7 @@
 
 use super::{Devices, Needs, common};
 use crate::artifact::Artifact;
-use crate::config::{RunConfig, Schedule};
+use crate::config::{RunConfig, Schedule, Target};
 use crate::train::{self, Initial, Options, Teacher};
 use anyhow::Context;
 use std::path::PathBuf;
@@ -73,11 +73,16 @@ impl Args {
 }
 
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
-    let artifact = args.source.artifact()?;
+    let artifact = args.source.artifact_for(args.run.target())?;
     args.run.run(devices, artifact, None)
 }
 
 impl RunArgs {
+    /// The compiler of the device that was named.
+    pub fn target(&self) -> Option<Target> {
+        self.device.target()
+    }
+
     pub fn needs(&self) -> Needs {
         self.device.needs()
     }

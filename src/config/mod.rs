@@ -6,7 +6,7 @@
 //! | `model`, `attention` | the network / its attention and positions |
 //! | `side`, `moe`, `segments` | its two stacks / their sparse layers / which blocks a stack has |
 //! | `router`, `capacity` | how tokens choose experts / how many an expert takes, and from which group |
-//! | `mesh` | [`Mesh`]: devices in a grid with named axes |
+//! | `mesh`, `target` | [`Mesh`]: devices in a grid with named axes / the compiler that graphs are shaped for |
 //! | `training`, `data`, `distillation` | batch, loss, optimizer, schedule / objective and tokenizer / the teacher |
 //! | `parameters` | parameter counts by formula |
 //! | `json`, `schema`, `overrides` | trees without duplicate keys / known keys / `key=value` |
@@ -32,6 +32,7 @@ mod schema;
 mod segments;
 mod side;
 mod sizes;
+mod target;
 mod training;
 mod validate;
 
@@ -54,4 +55,5 @@ pub use router::{Exploration, Placement, Priority, Router, Second};
 pub use run::RunConfig;
 pub use segments::{Place, Segment};
 pub use side::Side;
+pub use target::Target;
 pub use training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};

@@ -15,6 +15,7 @@ use super::error::ConfigError;
 use super::mesh::Mesh;
 use super::model::{Architecture, ModelConfig};
 use super::side::Side;
+use super::target::Target;
 use super::training::{BatchConfig, LossConfig, OptimizerConfig, Schedule};
 use super::{json, overrides, schema};
 
@@ -30,6 +31,8 @@ pub struct RunConfig {
     pub model: ModelConfig,
     /// The devices.
     pub mesh: Mesh,
+    /// The compiler that graphs are shaped for.
+    pub target: Target,
     /// Shape of a batch.
     pub batch: BatchConfig,
     /// The token loss.
@@ -53,6 +56,7 @@ impl Default for RunConfig {
             description: None,
             model: ModelConfig::default(),
             mesh: Mesh::default(),
+            target: Target::default(),
             batch: BatchConfig::default(),
             loss: LossConfig::default(),
             optimizer: OptimizerConfig::default(),
@@ -127,10 +131,10 @@ impl RunConfig {
         text + "\n"
     }
 
-    /// SHA-256 of [`to_json`](Self::to_json) on one device, 64 hexadecimal digits: the mesh changes how a run is computed, not
+    /// SHA-256 of [`to_json`](Self::to_json) on one CPU device, 64 hexadecimal digits: mesh and target change how a run is computed, not
     /// what.
     pub fn digest(&self) -> String {
-        let alone = Self { mesh: Mesh::default(), ..self.clone() };
+        let alone = Self { mesh: Mesh::default(), target: Target::default(), ..self.clone() };
         let bytes = Sha256::digest(alone.to_json().as_bytes());
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }

@@ -1,7 +1,7 @@
 //! Adafactor as T5 uses it.
 
 use super::spec::{Factors, ParamSpec};
-use super::update::{Decay, Gradient, Scalars, Updated, mean, moving_average};
+use super::update::{Decay, Gradient, Scalars, Updated, moving_average};
 use crate::build::{BuildError, Builder};
 use crate::ir::{DType, Value};
 
@@ -98,7 +98,7 @@ impl Adafactor {
         let second_in_row = if second > largest { second - 1 } else { second };
         let shape = b.shape(row);
         let sum = b.sum(row, &[second_in_row])?;
-        let sum = self.scalars.mesh.sum(b, sum, spec.partition.axes_of(second))?;
+        let sum = self.scalars.means.mesh.sum(b, sum, spec.partition.axes_of(second))?;
         let mean = b.mul_scalar(sum, 1.0 / spec.ty.shape[second].max(1) as f64)?;
         let mean = b.unreduce(mean, &shape, &[second_in_row])?;
         let relative = b.div(row, mean)?;
@@ -151,7 +151,7 @@ impl Adafactor {
     /// Over the own axes: one number per element of the stack.
     fn root_mean_square(&self, b: &mut Builder, spec: &ParamSpec, x: Value) -> Built {
         let squares = b.square(x)?;
-        let mean = mean(b, self.scalars.mesh, spec, squares, &spec.own_axes())?;
+        let mean = self.scalars.means.mean(b, spec, squares, &spec.own_axes())?;
         b.sqrt(mean)
     }
 }

@@ -34,24 +34,22 @@ fn adamw(weight: f64, clip: Option<f64>) -> OptimizerConfig {
 
 /// `(params, grads, slots, step) -> (params, slots, rate, norm)`.
 fn program(config: &OptimizerConfig, schedule: &Schedule, specs: &[ParamSpec], grads: DType) -> Graph {
-    program_by_rows(config, schedule, (specs, grads), false)
+    program_with(context(config, schedule), (specs, grads))
 }
 
-fn program_by_rows(
-    config: &OptimizerConfig,
-    schedule: &Schedule,
-    (specs, grads): (&[ParamSpec], DType),
-    gradients_by_rows: bool,
-) -> Graph {
+fn context<'a>(optimizer: &'a OptimizerConfig, schedule: &'a Schedule) -> Context<'a> {
+    Context { mesh: Mesh::default(), optimizer, schedule, gradients_by_rows: false, split_long_sums: true }
+}
+
+fn program_with(cx: Context, (specs, grads): (&[ParamSpec], DType)) -> Graph {
     let n = specs.len();
     let mut types: Vec<TensorType> = specs.iter().map(|s| s.ty.clone()).collect();
     types.extend(specs.iter().map(|s| s.ty.with_dtype(grads)));
-    types.extend(slots(config, specs).into_iter().map(|s| s.ty));
+    types.extend(slots(cx.optimizer, specs).into_iter().map(|s| s.ty));
     types.push(TensorType::scalar(DType::S32));
     let graph = Builder::graph(&types, |b, x| {
         let (step, state) = x.split_last().unwrap();
         let (values, grads, slots) = (&state[..n], &state[n..2 * n], &state[2 * n..]);
-        let cx = Context { mesh: Mesh::default(), optimizer: config, schedule, gradients_by_rows };
         let new = update(b, &cx, specs, values, grads, slots, *step)?;
         Ok([new.params, new.slots, vec![new.learning_rate, new.grad_norm]].concat())
     });
@@ -64,7 +62,8 @@ fn program_by_rows(
 fn train(config: &OptimizerConfig, spec: &ParamSpec, param: &[f32], grads: &[&[f32]]) -> Vec<Vec<f64>> {
     let [whole, by_rows] = [false, true].map(|by_rows| {
         let specs = std::slice::from_ref(spec);
-        let graph = program_by_rows(config, &FLAT, (specs, DType::F32), by_rows);
+        let cx = Context { gradients_by_rows: by_rows, ..context(config, &FLAT) };
+        let graph = program_with(cx, (specs, DType::F32));
         assert_eq!(graph.nodes().iter().any(|n| matches!(n.op, Op::Scan(_))), by_rows && spec.batch_axes > 0);
         train_by(&graph, config, spec, param, grads)
     });
@@ -295,12 +294,31 @@ fn few_reductions_read_a_whole_tensor() {
 }
 
 #[test]
+fn a_long_sum_in_two_parts_is_the_same_update() {
+    let (config, spec) = (adafactor(128, None, None), spec(&[2, 128, 160], 1));
+    let wave =
+        |scale: f64| (0..spec.ty.elements()).map(|n| (n as f64 * scale).sin() as f32).collect::<Vec<_>>();
+    let (param, grad) = (wave(0.37), wave(1.3));
+    let [split, whole] = [true, false].map(|split_long_sums| {
+        let cx = Context { split_long_sums, ..context(&config, &FLAT) };
+        let graph = program_with(cx, (std::slice::from_ref(&spec), DType::F32));
+        let barriers = graph.nodes().iter().filter(|n| matches!(n.op, Op::OptimizationBarrier)).count();
+        assert_eq!(barriers > 0, split_long_sums);
+        train_by(&graph, &config, &spec, &param, &[&grad])
+    });
+    assert_ne!(split, whole, "sums in another order");
+    for (split, whole) in split.iter().zip(&whole) {
+        close(split, whole, 1e-4 * whole.iter().fold(0.0, |most: f64, x| most.max(x.abs())));
+    }
+}
+
+#[test]
 fn inputs_that_do_not_fit_are_refused() {
     let result = Builder::graph(&[TensorType::scalar(DType::S32)], |b, x| {
         let param = b.zeros(&TensorType::new(DType::F32, [3]))?;
         let one = [param];
         let optimizer = &adamw(0.1, None);
-        let cx = Context { mesh: Mesh::default(), optimizer, schedule: &FLAT, gradients_by_rows: false };
+        let cx = context(optimizer, &FLAT);
         update(b, &cx, &[spec(&[3], 0)], &one, &one, &one, x[0])?;
         Ok(vec![])
     });

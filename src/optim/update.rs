@@ -21,9 +21,15 @@ pub struct Context<'a> {
     pub schedule: &'a Schedule,
     /// Whether one loop makes the gradients of all elements of a stack, which [`crate::ir::optimize`] lets take up the update.
     pub gradients_by_rows: bool,
+    /// Whether long sums are two short ones ([`crate::config::Target::splits_long_sums`]).
+    pub split_long_sums: bool,
 }
 
 impl Context<'_> {
+    fn means(&self) -> Means {
+        Means { mesh: self.mesh, split_long_sums: self.split_long_sums }
+    }
+
     /// The largest norm of all gradients together.
     fn clip_global_norm(&self) -> Option<f64> {
         match *self.optimizer {
@@ -48,7 +54,7 @@ pub struct Update {
 /// What all parameters share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Scalars {
-    pub mesh: Mesh,
+    pub means: Means,
     pub rate: Value,
     /// `step + 1` as `f32[]`.
     pub count: Value,
@@ -98,7 +104,7 @@ pub fn update(
     let learning_rate = learning_rate(b, cx.schedule, step)?;
     let count = b.convert(step, DType::F32)?;
     let count = b.add_scalar(count, 1.0)?;
-    let scalars = Scalars { mesh: cx.mesh, rate: learning_rate, count, clip: None };
+    let scalars = Scalars { means: cx.means(), rate: learning_rate, count, clip: None };
     let mut left = slots;
     let tensors: Vec<Tensor> = params
         .iter()
@@ -249,8 +255,8 @@ fn measure(b: &mut Builder, cx: &Context, spec: &ParamSpec, grad: Value) -> Resu
         return Ok(Measured { gradient: Gradient { clipped, means: None }, squares: b.sum_all(squares)? });
     };
     // The row means that the moments need hold the sum already: no further pass over the gradient.
-    let row = mean(b, cx.mesh, spec, squares, &[f.largest])?;
-    let col = mean(b, cx.mesh, spec, squares, &[f.second])?;
+    let row = cx.means().mean(b, spec, squares, &[f.largest])?;
+    let col = cx.means().mean(b, spec, squares, &[f.second])?;
     let sum = b.sum_all(row)?;
     let squares = b.mul_scalar(sum, spec.ty.shape[f.largest] as f64)?;
     Ok(Measured { gradient: Gradient { clipped, means: Some((row, col)) }, squares })
@@ -286,22 +292,27 @@ fn norm(
     Ok(b.name(norm, "grad_norm", &[]))
 }
 
-/// The mean over dimensions `dims` of the whole tensor, from the block `x` that this device holds.
-pub(super) fn mean(b: &mut Builder, mesh: Mesh, spec: &ParamSpec, x: Value, dims: &[usize]) -> Built {
-    let count: usize = dims.iter().map(|&dim| spec.ty.shape[dim]).product();
-    let sum = long_sum(b, x, dims)?;
-    let sum = mesh.sum(b, sum, &spec.partition.axes_of_all(dims))?;
-    b.mul_scalar(sum, 1.0 / count.max(1) as f64)
+/// How means are taken of tensors that lie on the devices of a mesh.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Means {
+    pub mesh: Mesh,
+    split_long_sums: bool,
 }
 
-/// Terms that are summed in one loop.
+impl Means {
+    /// The mean over dimensions `dims` of the whole tensor, from the block `x` that this device holds.
+    pub fn mean(self, b: &mut Builder, spec: &ParamSpec, x: Value, dims: &[usize]) -> Built {
+        let count: usize = dims.iter().map(|&dim| spec.ty.shape[dim]).product();
+        let sum = if self.split_long_sums { long_sum(b, x, dims)? } else { b.sum(x, dims)? };
+        let sum = self.mesh.sum(b, sum, &spec.partition.axes_of_all(dims))?;
+        b.mul_scalar(sum, 1.0 / count.max(1) as f64)
+    }
+}
+
+/// Terms that XLA's CPU back end sums in one loop.
 const SHORT_SUM: usize = 32;
 
-/// The sum over `dims`, in two parts where it is long.
-///
-/// XLA's CPU back end sums more than [`SHORT_SUM`] terms along a dimension by a tree, before which it writes the terms down; a
-/// shorter sum is one loop with what makes its terms. The last dimension is left alone: on other targets splitting it
-/// would move elements.
+/// The sum over `dims`, in two parts where it is long. The last dimension is left alone: splitting it would move elements.
 fn long_sum(b: &mut Builder, x: Value, dims: &[usize]) -> Built {
     let shape = b.shape(x);
     let splits = |&&dim: &&usize| {

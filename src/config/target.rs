@@ -1,0 +1,33 @@
+//! The compiler that a graph is shaped for.
+
+use serde::{Deserialize, Serialize};
+
+/// Whose XLA compiler gets the graph. Every target's graph runs everywhere and computes the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    #[default]
+    Cpu,
+    Gpu,
+    Tpu,
+}
+
+impl Target {
+    /// As a setting of the field `target`.
+    pub fn setting(self) -> String {
+        let name = match self {
+            Self::Cpu => "cpu",
+            Self::Gpu => "gpu",
+            Self::Tpu => "tpu",
+        };
+        format!("target={name}")
+    }
+
+    /// Whether a long sum is to be two short ones.
+    ///
+    /// XLA's CPU back end sums more than some terms along a dimension by a tree, before which it writes the terms down; a shorter
+    /// sum is one loop with what makes its terms. Other back ends sum where they make the terms, and lose by the second pass.
+    pub fn splits_long_sums(self) -> bool {
+        self == Self::Cpu
+    }
+}
