@@ -19,7 +19,11 @@ from compare import prepare, settings
 NAME = "small"
 # On 16 chips: the batch of one chip, the axes of its mesh.
 MESH = {"data": 2, "expert": 8}
-OURS = {"ours, gather": "gather", "ours, einsum": "einsum"}
+OURS = {
+    "ours, gather": [],
+    "ours, gather, unrolled": ["model.scan_blocks=false"],
+    "ours, einsum": ["model.moe.dispatch=einsum"],
+}
 PEERS = {"jax gather": "gather", "jax scatter": "scatter", "jax einsum": "einsum"}
 
 
@@ -49,8 +53,9 @@ def figures(flops, arguments, temporaries, seconds, time):
             "bytes": time["memory_bytes"], "step": time["step_seconds"], "links": time["interconnect_seconds"]}
 
 
-def own(switchyard, work, config, topology, form):
-    command = [switchyard, "aot", *settings(NAME), *overrides(config, topology), "--set", f"model.moe.dispatch={form}",
+def own(switchyard, work, config, topology, changes):
+    more = [part for change in changes for part in ("--set", change)]
+    command = [switchyard, "aot", *settings(NAME), *overrides(config, topology), *more,
                "--topology", topology, "--json", "--out", work / "aot"]
     report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     memory = report["compiler"]["memory"]
