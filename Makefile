@@ -7,6 +7,7 @@
 # scale   the table of docs/scale.md: presets compiled for TPUs and GPUs, minutes each
 # bench   the training step beside its matrix products
 # bench-peers the same model in JAX and PyTorch in turns with ours; rewrites the table of docs/performance.md
+# bench-tpu   the step of the JAX peer and ours compiled for TPUs by libtpu, minutes each; rewrites the TPU table of docs/performance.md
 # oracles every derivative rule, whole models and optimizers against JAX
 # parity  imported models against Hugging Face transformers; rewrites the table of docs/parity.md
 # lint    formatting and clippy, warnings denied
@@ -20,7 +21,7 @@ ORACLES := tests/oracles
 CASES := target/oracles
 PEERS := benches/peers
 
-.PHONY: setup build demo test tpu cuda scale bench bench-peers oracles parity lint clean
+.PHONY: setup build demo test tpu cuda scale bench bench-peers bench-tpu oracles parity lint clean
 
 setup:
 	scripts/setup.sh
@@ -55,6 +56,11 @@ bench-peers: build $(PEERS)/.venv/done
 	set -e; for size in small switch-base-8; do \
 	  $(PEERS)/.venv/bin/python $(PEERS)/compare.py target/release/switchyard target/peers docs/performance.md $$size; \
 	done
+
+bench-tpu: build $(PEERS)/.venv/done
+	scripts/setup.sh --with-libtpu
+	$(PEERS)/.venv/bin/python $(PEERS)/compare_tpu.py target/release/switchyard .runtime/tpu/libtpu.so target/peers docs/performance.md \
+	  v5e:1x1 v5e:4x4 v5p:1x1x1 v5p:2x2x4
 
 # Each folder has an environment of its own, made from its pinned requirements.
 %/.venv/done: %/requirements.txt
