@@ -110,14 +110,14 @@ def peer(switchyard, libtpu, work, files, topology, form):
                    seconds, estimate(switchyard, topology, after))
 
 
-HEAD = ["chips", "step", "GFLOP", "GB moved", "temporaries GiB", "estimated ms", "of it collectives", "compile s"]
+HEAD = ["chips", "step", "GFLOP", "GB moved", "temporaries GiB", "estimated ms", "of it collectives"]
 
 
 def row(topology, name, found, best):
     share = lambda key, text: text if found is best else f"{text} ({found[key] / best[key]:.2f})"
     return [topology, name, share("flops", f"{found['flops'] / 1e9:.0f}"), share("bytes", f"{found['bytes'] / 1e9:.1f}"),
             share("temporaries", f"{found['temporaries'] / 2**30:.2f}"), share("step", f"{1e3 * found['step']:.1f}"),
-            f"{1e3 * found['links']:.1f}", f"{found['seconds']:.0f}"]
+            f"{1e3 * found['links']:.1f}"]
 
 
 def rows(work, topology):
