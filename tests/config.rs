@@ -398,7 +398,7 @@ fn unknown_keys_are_refused_with_path_allowed_fields_and_the_closest() {
     );
     assert_eq!(
         refusal(&["modle.d_ff=1"]),
-        "modle: unknown field, did you mean model?; allowed here: name, description, model, mesh, batch, loss, \
+        "modle: unknown field, did you mean model?; allowed here: name, description, model, mesh, target, batch, loss, \
          optimizer, schedule, data, distillation, seed"
     );
     assert_eq!(
