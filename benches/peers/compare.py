@@ -56,9 +56,13 @@ class Program:
         self.process.wait()
 
 
+def overrides(changes):
+    return [part for change in changes for part in ("--set", change)]
+
+
 def settings(name):
     path, changes = CONFIGS[name]
-    return [path, *[part for change in changes + QUIET for part in ("--set", change)]]
+    return [path, *overrides(changes + QUIET)]
 
 
 def prepare(switchyard, work, name):
@@ -78,8 +82,7 @@ def prepare(switchyard, work, name):
 
 
 def bench(switchyard, name, files, *changes):
-    more = [part for change in changes for part in ("--set", change)]
-    return Program(switchyard, "bench", *settings(name), *more, "--turns", "--inputs", files["batch"])
+    return Program(switchyard, "bench", *settings(name), *overrides(changes), "--turns", "--inputs", files["batch"])
 
 
 def agree(what, ours, theirs):
@@ -123,10 +126,17 @@ HEAD = ["size", "peer", "our step s (min, max)", "its step s (min, max)", "ours 
         "its trace and lower / compile s", "losses differ by"]
 
 
-def table(work):
+def rewrite(page, mark, head, rows):
+    """Prints a table and puts it between the marks of a page."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
+    print("\n".join(lines))
+    between = rf"(?<=<!-- {mark} -->\n).*?(?=<!-- end of {mark} -->)"
+    page.write_text(re.sub(between, lambda _: "\n".join(lines) + "\n", page.read_text(), flags=re.S))
+
+
+def measured(work):
     found = {(name, peer): work / f"{name}.{peer.replace(' ', '_')}.json" for name in CONFIGS for peer in PEERS}
-    rows = [row(*key, json.loads(path.read_text())) for key, path in found.items() if path.exists()]
-    return ["| " + " | ".join(cells) + " |" for cells in [HEAD, ["---"] * len(HEAD), *rows]]
+    return [row(*key, json.loads(path.read_text())) for key, path in found.items() if path.exists()]
 
 
 def main():
@@ -137,10 +147,7 @@ def main():
     for peer in peers or PEERS:
         found = measure(switchyard, name, peer, files)
         (work / f"{name}.{peer.replace(' ', '_')}.json").write_text(json.dumps(found))
-    lines = table(work)
-    print("\n".join(lines))
-    text = re.sub(r"(?<=<!-- peers -->\n).*?(?=<!-- end of peers -->)", lambda _: "\n".join(lines) + "\n", page.read_text(), flags=re.S)
-    page.write_text(text)
+    rewrite(page, "peers", HEAD, measured(work))
 
 
 if __name__ == "__main__":

@@ -7,14 +7,14 @@ counted in both modules before they are compiled. Measurements stay in WORK, and
 """
 
 import json
+import math
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import time
 
-from compare import prepare, settings
+from compare import overrides, prepare, rewrite, settings
 
 NAME = "small"
 # On 16 chips: the batch of one chip, the axes of its mesh.
@@ -28,18 +28,17 @@ PEERS = {"jax gather": "gather", "jax scatter": "scatter", "jax einsum": "einsum
 
 
 def chips(topology):
-    sizes = topology.split(":")[1].split("x")
-    return eval("*".join(sizes), {})
+    return math.prod(int(size) for size in topology.split(":")[1].split("x"))
 
 
-def overrides(config, topology):
+def placement(config, topology):
     """Our options for a topology: one chip, or the mesh with as much on each."""
     if chips(topology) == 1:
         return []
     assert chips(topology) == MESH["data"] * MESH["expert"], topology
     sequences = config["batch"]["sequences"] * chips(topology)
     mesh = ",".join(f"{axis}={n}" for axis, n in MESH.items())
-    return ["--mesh", mesh, "--set", f"batch.sequences={sequences}"]
+    return ["--mesh", mesh, *overrides([f"batch.sequences={sequences}"])]
 
 
 def estimate(switchyard, topology, module):
@@ -54,8 +53,7 @@ def figures(flops, arguments, temporaries, seconds, time):
 
 
 def own(switchyard, work, config, topology, changes):
-    more = [part for change in changes for part in ("--set", change)]
-    command = [switchyard, "aot", *settings(NAME), *overrides(config, topology), *more,
+    command = [switchyard, "aot", *settings(NAME), *placement(config, topology), *overrides(changes),
                "--topology", topology, "--json", "--out", work / "aot"]
     report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     memory = report["compiler"]["memory"]
@@ -76,10 +74,10 @@ def peer(switchyard, libtpu, work, files, topology, form):
     from safetensors.numpy import load_file
 
     import jax_peer
+    import turns
 
     config = json.loads(files["json"].read_text())
-    weights = {k: v for k, v in load_file(files["params"]).items() if "/" in k and not k.startswith("optimizer/")}
-    params = jax_peer.unstack(config["model"], weights)
+    params = jax_peer.unstack(config["model"], turns.weights(files["params"]))
     count, batch = chips(topology), load_file(files["batch"])
     host = {"chips_per_host_bounds": (1, 1, 1)} if count == 1 else {}
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **host)
@@ -155,11 +153,7 @@ def main():
                 command = [sys.executable, __file__, "--peer", switchyard, libtpu, work, topology, PEERS[name]]
                 found = json.loads(subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE).stdout)
             path.write_text(json.dumps(found))
-    table = [row for topology in topologies for row in rows(work, topology)]
-    lines = ["| " + " | ".join(cells) + " |" for cells in [HEAD, ["---"] * len(HEAD), *table]]
-    print("\n".join(lines))
-    text = re.sub(r"(?<=<!-- tpu -->\n).*?(?=<!-- end of tpu -->)", lambda _: "\n".join(lines) + "\n", page.read_text(), flags=re.S)
-    page.write_text(text)
+    rewrite(page, "tpu", HEAD, [row for topology in topologies for row in rows(work, topology)])
 
 
 if __name__ == "__main__":

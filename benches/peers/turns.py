@@ -8,14 +8,17 @@ import time
 from safetensors.numpy import load_file
 
 
+def weights(params):
+    """The parameters in a file of the whole state."""
+    return {name: value for name, value in load_file(params).items() if "/" in name and not name.startswith("optimizer/")}
+
+
 def arguments():
     """Form, configuration, parameters and batch, from the command line."""
     form, config, params, batch = sys.argv[1:]
     with open(config) as file:
         config = json.load(file)
-    state = load_file(params)
-    weights = {name: value for name, value in state.items() if "/" in name and not name.startswith("optimizer/")}
-    return form, config, weights, load_file(batch)
+    return form, config, weights(params), load_file(batch)
 
 
 def take_turns(start, step):
