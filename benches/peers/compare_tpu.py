@@ -69,8 +69,8 @@ def peer(switchyard, libtpu, work, files, topology, form):
         "TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_LOG_DIR": "disabled", "TPU_WORKER_HOSTNAMES": "localhost"}
     import jax
     import jax.numpy as jnp
-    from jax.experimental import topologies
-    from jax.sharding import NamedSharding, PartitionSpec
+    from jax.experimental import mesh_utils, topologies
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
     from safetensors.numpy import load_file
 
     import jax_peer
@@ -81,7 +81,9 @@ def peer(switchyard, libtpu, work, files, topology, form):
     count, batch = chips(topology), load_file(files["batch"])
     host = {"chips_per_host_bounds": (1, 1, 1)} if count == 1 else {}
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology, **host)
-    mesh = topologies.make_mesh(devices, tuple(MESH.values()) if count > 1 else (1, 1), tuple(MESH))
+    shape = tuple(MESH.values()) if count > 1 else (1, 1)
+    # Of 4 x 4 chips, an axis of 8 takes one dimension and half of the other.
+    mesh = Mesh(mesh_utils.create_device_mesh(shape, devices.devices, allow_split_physical_axes=True), tuple(MESH))
     sharding = lambda *axes: NamedSharding(mesh, PartitionSpec(*axes))
     split = lambda path, x: jax.ShapeDtypeStruct(
         x.shape, x.dtype, sharding=sharding("expert" if any(getattr(key, "key", "") == "experts" for key in path) else None))
