@@ -14,6 +14,7 @@ use switchyard::config::RunConfig;
 use switchyard::eval::evaluate;
 use switchyard::inspect;
 use switchyard::ir::Literal;
+use switchyard::layers::row_of;
 use switchyard::runtime::cpu;
 use switchyard::step;
 use switchyard::train::{Named, Session};
@@ -83,10 +84,28 @@ fn parted(values: impl IntoIterator<Item = (String, Literal)>, before: &Named) -
 /// The outputs of a program by name, on the evaluator.
 fn evaluated(config: &RunConfig, program: &str, given: &Named) -> Named {
     let program = step::build(config, program).unwrap().unwrap();
-    let value = |name: &str| given.iter().find(|(found, _)| found == name).unwrap().1.clone();
+    let whole = |name: &str| given.iter().find(|(found, _)| found == name).unwrap().1.clone();
+    let value = |name: &str| match row_of(name) {
+        Some((stack, row)) => whole(stack).rows()[row].clone(),
+        None => whole(name),
+    };
     let inputs: Vec<Literal> = program.inputs.iter().map(|port| value(&port.name)).collect();
     let values = evaluate(&program.graph, &inputs).unwrap();
-    program.outputs.iter().map(|port| port.name.clone()).zip(values).collect()
+    joined(program.outputs.iter().map(|port| port.name.clone()).zip(values))
+}
+
+/// Rows of stacks, which come in order, as the stacks.
+fn joined(values: impl Iterator<Item = (String, Literal)>) -> Named {
+    let mut stacks: BTreeMap<String, Vec<Literal>> = BTreeMap::new();
+    let mut all = vec![];
+    for (name, value) in values {
+        match row_of(&name) {
+            Some((stack, _)) => stacks.entry(stack.into()).or_default().push(value),
+            None => all.push((name, value)),
+        }
+    }
+    all.extend(stacks.into_iter().map(|(name, rows)| (name, Literal::stack(&rows).unwrap())));
+    all
 }
 
 /// One training step on the evaluator.
@@ -185,6 +204,23 @@ fn all_ways_to_build_a_step_agree() {
         let what = format!("{what}, by XLA");
         assert_agree(&what, &state, &reference, &compiled_step(changes, &state), ROUNDING);
     }
+}
+
+#[test]
+fn a_run_starts_with_the_same_numbers_whether_stacks_are_held_whole_or_by_rows() {
+    let unrolled = [("model.scan_blocks", serde_json::Value::from(false))];
+    assert!(step::build(&config(&unrolled), "init").unwrap().unwrap().outputs.len() > first_state(&[]).len());
+    let sorted = |state: Named| state.into_iter().collect::<BTreeMap<_, _>>();
+    assert_eq!(sorted(first_state(&unrolled)), sorted(first_state(&[])));
+    // And by XLA, through what a session makes of them.
+    let state = |changes: &[(&str, serde_json::Value)]| {
+        let mut session = session(artifact::compile_programs(&config(changes), &["init"]).unwrap());
+        session.init(7).unwrap();
+        assert!(session.has_state());
+        let layout = session.state_layout().into_iter();
+        layout.map(|(name, _)| (session.state(&name).unwrap(), name)).collect::<Vec<_>>()
+    };
+    assert_eq!(state(&unrolled), state(&[]));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use crate::moe::{EXCHANGED_INPUTS, EXCHANGED_OUTPUTS, MoeShape};
 use crate::shard::{Mesh, Partition, Placement};
 use crate::step::{DISTILL_STEP, Port, Role, TEACHER_SCOPE, decoding};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Raised when the folder's meaning changes.
 pub const FORMAT_VERSION: u32 = 2;
@@ -208,9 +209,9 @@ fn moe_layer(
 }
 
 impl ProgramSpec {
-    /// The inputs that are state.
-    pub fn state_inputs(&self) -> impl Iterator<Item = &PortSpec> {
-        self.inputs.iter().filter(|port| port.role == Role::State)
+    /// The tensors of the state that it takes, of which a stack may be several inputs.
+    pub fn state_taken(&self) -> Vec<String> {
+        whole(self.inputs.iter().filter(|port| port.role == Role::State))
     }
 
     /// The inputs that `prefill` makes.
@@ -218,10 +219,24 @@ impl ProgramSpec {
         self.inputs.iter().filter(|port| port.role == Role::Cache)
     }
 
-    /// The outputs that stay on the device: state and cache.
-    pub fn kept_outputs(&self) -> impl Iterator<Item = &PortSpec> {
-        self.outputs.iter().filter(|port| port.role.stays())
+    /// The tensors that it leaves on the device: state and cache.
+    pub fn kept(&self) -> Vec<String> {
+        whole(self.outputs.iter().filter(|port| port.role.stays()))
     }
+}
+
+/// The names of whole tensors, once each.
+fn whole<'a>(ports: impl Iterator<Item = &'a PortSpec>) -> Vec<String> {
+    let mut names: Vec<String> = vec![];
+    let stacks = &mut BTreeSet::new();
+    for port in ports {
+        match layers::row_of(&port.name) {
+            Some((stack, _)) if !stacks.insert(stack) => (),
+            Some((stack, _)) => names.push(stack.into()),
+            None => names.push(port.name.clone()),
+        }
+    }
+    names
 }
 
 impl Manifest {

@@ -18,6 +18,18 @@ pub struct ScanInputs<'a> {
     pub remat: RematPolicy,
 }
 
+/// The operands of an unrolled scan.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UnrolledInputs<'a> {
+    /// The same in every iteration.
+    pub consts: &'a [Value],
+    /// Initial values of what is handed from iteration to iteration.
+    pub carry: &'a [Value],
+    /// What each iteration sees, of the same types in all.
+    pub rows: &'a [Vec<Value>],
+    pub remat: RematPolicy,
+}
+
 /// Carries and stacked ys.
 type ScanResults = (Vec<Value>, Vec<Value>);
 
@@ -45,22 +57,22 @@ impl Builder {
         Ok((results, ys))
     }
 
-    /// The same as [`Builder::scan`] with one copy of the body per iteration.
+    /// The same as [`Builder::scan`] with one copy of the body per iteration: iteration i sees row i of `rows`, which are no stacks.
     #[track_caller]
     pub fn unrolled_scan(
         &mut self,
-        inputs: ScanInputs,
+        inputs: UnrolledInputs,
         body: impl FnOnce(&mut Builder, &[Value], &[Value], &[Value]) -> Result<ScanResults, BuildError>,
     ) -> Result<ScanResults, BuildError> {
-        let graph = Arc::new(self.scan_body(inputs, body)?);
-        let length = self.scan_length(inputs);
-        let elements: Vec<Vec<Value>> =
-            inputs.xs.iter().map(|&x| self.unstack(x)).collect::<Result<_, _>>()?;
+        let Some(first) = inputs.rows.first() else {
+            return Err(BuildError::Invalid("unrolled_scan: no iteration".into()));
+        };
+        let types = self.types(&[inputs.consts, inputs.carry, first].concat());
+        let graph = Arc::new(self.body_graph(&types, (inputs.consts.len(), inputs.carry.len()), body)?);
         let mut carry = inputs.carry.to_vec();
         let mut ys: Vec<Vec<Value>> = vec![vec![]; graph.outputs().len() - carry.len()];
-        for i in 0..length {
-            let xs: Vec<Value> = elements.iter().map(|x| x[i]).collect();
-            let operands = [inputs.consts, &carry, &xs].concat();
+        for xs in inputs.rows {
+            let operands = [inputs.consts, &carry, xs].concat();
             let mut results = self.call_graph("block", graph.clone(), inputs.remat, &operands)?;
             for (stack, y) in ys.iter_mut().zip(results.split_off(carry.len())) {
                 stack.push(y);
@@ -88,8 +100,16 @@ impl Builder {
             })?;
             types.push(TensorType::new(ty.dtype, element));
         }
-        let (consts, carry) = (inputs.consts.len(), inputs.carry.len());
-        self.subgraph(&types, |b, values| {
+        self.body_graph(&types, (inputs.consts.len(), inputs.carry.len()), body)
+    }
+
+    fn body_graph(
+        &self,
+        types: &[TensorType],
+        (consts, carry): (usize, usize),
+        body: impl FnOnce(&mut Builder, &[Value], &[Value], &[Value]) -> Result<ScanResults, BuildError>,
+    ) -> Result<Graph, BuildError> {
+        self.subgraph(types, |b, values| {
             let (carry, ys) =
                 body(b, &values[..consts], &values[consts..consts + carry], &values[consts + carry..])?;
             Ok([carry, ys].concat())

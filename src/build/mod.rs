@@ -6,6 +6,6 @@ mod einsum;
 mod insert;
 mod random;
 
-pub use control::{ScanInputs, VjpArgs};
+pub use control::{ScanInputs, UnrolledInputs, VjpArgs};
 pub use insert::{BuildError, Builder};
 pub use random::{Window, stream_of};

@@ -51,7 +51,7 @@ impl Args {
 pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
     let artifact = args.source.artifact()?;
     let (spec, _) = artifact.program("eval_step").context("the artifact has no program eval_step")?;
-    let wanted: Vec<String> = spec.state_inputs().map(|port| port.name.clone()).collect();
+    let wanted = spec.state_taken();
     let checkpoint = common::open_checkpoint(&args.checkpoint)?;
     let (text, batches) = held_out_text(&artifact.manifest.config, &args)?;
     if args.greedy {

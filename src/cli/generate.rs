@@ -75,5 +75,5 @@ fn fewest_rows(mut config: RunConfig) -> anyhow::Result<RunConfig> {
 /// Both programs take all parameters.
 fn parameters(artifact: &crate::artifact::Artifact) -> anyhow::Result<Vec<String>> {
     let (spec, _) = artifact.program("decode_step").context("internal: decode_step was not compiled")?;
-    Ok(spec.state_inputs().map(|port| port.name.clone()).collect())
+    Ok(spec.state_taken())
 }

@@ -42,8 +42,8 @@ pub fn run(args: Args, devices: &Devices) -> anyhow::Result<ExitCode> {
         let names: Vec<&str> = artifact.manifest.programs.iter().map(|p| p.name.as_str()).collect();
         format!("the artifact has no program `{}`; it has {}", args.program, names.join(", "))
     })?;
-    let wanted: Vec<String> = spec.state_inputs().map(|port| port.name.clone()).collect();
-    let returned: Vec<String> = spec.kept_outputs().map(|port| port.name.clone()).collect();
+    let wanted = spec.state_taken();
+    let returned = spec.kept();
     let cached: Vec<String> = spec.cache_inputs().map(|port| port.name.clone()).collect();
     let checkpoint = args.checkpoint.as_deref().map(common::open_tensors).transpose()?;
     let inputs = match &args.inputs {

@@ -41,6 +41,22 @@ impl Literal {
         Ok(Self { ty, bytes })
     }
 
+    /// The elements along the first axis; none of a scalar.
+    pub fn rows(&self) -> Vec<Literal> {
+        let Some((&count, shape)) = self.ty.shape.split_first() else { return vec![] };
+        let ty = TensorType::new(self.ty.dtype, shape);
+        let size = ty.size_bytes();
+        let row = |row: usize| Self { ty: ty.clone(), bytes: self.bytes[row * size..][..size].to_vec() };
+        (0..count).map(row).collect()
+    }
+
+    /// Values of one type as one along a new first axis. Errors: [`LiteralError`] if their types differ in size.
+    pub fn stack(rows: &[Literal]) -> Result<Self, LiteralError> {
+        let first = rows.first().map_or(TensorType::scalar(DType::F32), |row| row.ty.clone());
+        let ty = TensorType::new(first.dtype, [&[rows.len()], &first.shape[..]].concat());
+        Self::from_bytes(ty, rows.iter().flat_map(|row| &row.bytes).copied().collect())
+    }
+
     /// A value from its elements in row-major order. Errors: [`LiteralError`] if their count does not fit.
     pub fn new<T: Element>(shape: impl Into<Vec<usize>>, data: &[T]) -> Result<Self, LiteralError> {
         Self::from_bytes(TensorType::new(T::DTYPE, shape), bytemuck::cast_slice(data).to_vec())

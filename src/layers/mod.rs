@@ -13,4 +13,4 @@ mod context;
 mod params;
 
 pub use context::{Context, Phase, dtype};
-pub use params::{Init, ParamDef, Params, Weights};
+pub use params::{Init, ParamDef, Params, Weights, row_name, row_of};

@@ -31,6 +31,19 @@ pub struct ParamDef {
     pub decay: bool,
     /// Whether gradients and the optimizer move it; other state has rules of its own.
     pub trained: bool,
+    /// Whether the first axis stacks repeats of a block.
+    pub stacked: bool,
+}
+
+/// The name of one row of a stack: `encoder/block_1/mlp/wi[2]`.
+pub fn row_name(stack: &str, row: usize) -> String {
+    format!("{stack}[{row}]")
+}
+
+/// The stack and the row that [`row_name`] names.
+pub fn row_of(name: &str) -> Option<(&str, usize)> {
+    let (stack, row) = name.strip_suffix(']')?.rsplit_once('[')?;
+    Some((stack, row.parse().ok()?))
 }
 
 impl ParamDef {
@@ -42,6 +55,22 @@ impl ParamDef {
     /// The type of what one device holds.
     pub fn block(&self, mesh: &Mesh) -> Result<TensorType, PartitionError> {
         self.partition.block(mesh, &self.ty())
+    }
+
+    /// The parameters that a stack consists of; one that is no stack is its only row.
+    pub fn rows(&self) -> Vec<ParamDef> {
+        if !self.stacked {
+            return vec![self.clone()];
+        }
+        let row = |row: usize| ParamDef {
+            name: row_name(&self.name, row),
+            shape: self.shape[1..].to_vec(),
+            partition: self.partition.without(0),
+            batch_axes: self.batch_axes - 1,
+            stacked: false,
+            ..self.clone()
+        };
+        (0..self.shape[0]).map(row).collect()
     }
 
     /// Splits a dimension, counted from the last (-1), over an axis of the mesh.
@@ -122,6 +151,7 @@ impl Params {
             factored: true,
             decay: true,
             trained: true,
+            stacked: self.repeats.is_some(),
         });
         let last = self.defs.len() - 1;
         &mut self.defs[last]

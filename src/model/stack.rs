@@ -1,12 +1,12 @@
 //! A stack: segments of blocks with stacked weights, each run by one `scan`.
 
 use super::block::{self, Keys, Sequence, Shared};
-use crate::build::{BuildError, Builder, ScanInputs};
+use crate::build::{BuildError, Builder, ScanInputs, UnrolledInputs};
 use crate::config::{ModelConfig, Positions, Remat, Segment, Side};
 use crate::ir::{DType, RematPolicy, TensorType, Value};
 use crate::layers::attention::{self, Term};
 use crate::layers::rotary::{self, Rotation};
-use crate::layers::{Context, ParamDef, Params, dropout, norm, position};
+use crate::layers::{Context, ParamDef, Params, dropout, norm, position, row_name};
 use crate::moe::Stats;
 
 /// Declares the parameters of a stack.
@@ -149,19 +149,11 @@ pub(super) fn run(
 ) -> Result<Results, BuildError> {
     let prefix = format!("{}/{}_", side.name(), segment.name);
     let own: Vec<&ParamDef> = defs.iter().filter(|def| def.name.starts_with(&prefix)).collect();
-    let mut xs: Vec<Value> = own.iter().map(|def| cx.weights.block(&def.name)).collect::<Result<_, _>>()?;
-    xs.push(b.iota(TensorType::new(DType::U32, [segment.repeats]), 0)?);
-    let consts = [&[cx.key], consts].concat();
-    let scan = ScanInputs {
-        consts: &consts,
-        carry,
-        xs: &xs,
-        length: segment.repeats,
-        remat: match cx.config.remat {
-            Remat::None => RematPolicy::SaveAll,
-            Remat::Dots => RematPolicy::SaveDots,
-            Remat::Full => RematPolicy::SaveNothing,
-        },
+    let consts = &[&[cx.key], consts].concat()[..];
+    let remat = match cx.config.remat {
+        Remat::None => RematPolicy::SaveAll,
+        Remat::Dots => RematPolicy::SaveDots,
+        Remat::Full => RematPolicy::SaveNothing,
     };
     let body = |b: &mut Builder, consts: &[Value], carry: &[Value], xs: &[Value]| {
         let (values, row) = xs.split_at(own.len());
@@ -170,7 +162,24 @@ pub(super) fn run(
         let cx = Context { weights: &weights, key, ..*cx };
         body(b, &cx, &consts[1..], carry, row[0])
     };
-    if cx.config.scan_blocks { b.scan(scan, body) } else { b.unrolled_scan(scan, body) }
+    match cx.config.scan_blocks {
+        true => {
+            let xs = own.iter().map(|def| cx.weights.block(&def.name));
+            let mut xs: Vec<Value> = xs.collect::<Result<_, _>>()?;
+            xs.push(b.iota(TensorType::new(DType::U32, [segment.repeats]), 0)?);
+            b.scan(ScanInputs { consts, carry, xs: &xs, length: segment.repeats, remat }, body)
+        }
+        false => {
+            let row = |row: usize| {
+                let xs = own.iter().map(|def| cx.weights.block(&row_name(&def.name, row)));
+                let mut xs: Vec<Value> = xs.collect::<Result<_, BuildError>>()?;
+                xs.push(b.scalar(DType::U32, row as f64)?);
+                Ok(xs)
+            };
+            let rows: Vec<Vec<Value>> = (0..segment.repeats).map(row).collect::<Result<_, BuildError>>()?;
+            b.unrolled_scan(UnrolledInputs { consts, carry, rows: &rows, remat }, body)
+        }
+    }
 }
 
 /// What all blocks share when they run over a whole sequence.

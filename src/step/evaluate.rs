@@ -2,17 +2,18 @@
 
 use super::loss::{self, LAYER_METRICS, Losses, per_token};
 use super::program::{Assembly, Output};
+use super::state::Layout;
 use crate::build::{BuildError, Builder};
 use crate::config::RunConfig;
 use crate::grad;
 use crate::ir::Value;
 use crate::layers::Context;
-use crate::model::Batch;
+use crate::model::{self, Batch};
 
 /// Parameters and batch -> sums over the batch's tokens (so that batches add up) and per-layer statistics.
 pub(super) fn eval_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     with_network(a, |b, cx, a, batch| {
-        let (losses, _) = loss::losses(b, a.config, cx, a.params, batch, None)?;
+        let (losses, _) = loss::losses(b, a.config, cx, &a.layout.params, batch, None)?;
         let mut outputs = vec![];
         let sums = [
             ("cross_entropy_sum", losses.cross_entropy),
@@ -31,7 +32,7 @@ pub(super) fn eval_step(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
 /// Parameters and batch -> logits, losses, router decisions, statistics.
 pub(super) fn forward(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     with_network(a, |b, cx, a, batch| {
-        let (losses, forward) = loss::losses(b, a.config, cx, a.params, batch, None)?;
+        let (losses, forward) = loss::losses(b, a.config, cx, &a.layout.params, batch, None)?;
         let logits = forward.logits(b, cx)?;
         let cross_entropy = per_token(b, losses.cross_entropy, losses.tokens)?;
         let loss = total(b, &losses)?;
@@ -66,14 +67,15 @@ fn total(b: &mut Builder, losses: &Losses) -> Result<Value, BuildError> {
 /// Parameters and batch -> the loss of `forward` and its derivative by every parameter, `gradients/<name>`.
 pub(super) fn gradients(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     with_network(a, |b, cx, a, batch| {
-        let (losses, _) = loss::losses(b, a.config, cx, a.params, batch, None)?;
+        let (losses, _) = loss::losses(b, a.config, cx, &a.layout.params, batch, None)?;
         let loss = total(b, &losses)?;
-        let params: Vec<Value> =
-            a.params.iter().map(|def| cx.weights.block(&def.name)).collect::<Result<_, _>>()?;
+        let held = a.layout.held.iter().map(|def| cx.weights.block(&def.name));
+        let held: Vec<Value> = held.collect::<Result<_, _>>()?;
         let share = b.mul_scalar(loss, 1.0 / cx.mesh.num_replicas() as f64)?;
-        let grads = grad::gradients(b, share, &params)?;
+        let grads = grad::gradients(b, share, &held)?;
+        let grads = model::join(b, &a.config.model, &a.layout.params, &grads)?;
         let mut outputs = vec![Output::Plain("loss".into(), loss)];
-        for (def, grad) in a.params.iter().zip(grads) {
+        for (def, grad) in a.layout.params.iter().zip(grads) {
             let grad = cx.mesh.sum(b, grad, &def.partition.copied())?;
             outputs.push(Output::Block(format!("gradients/{}", def.name), grad, def.partition.clone()));
         }
@@ -84,7 +86,7 @@ pub(super) fn gradients(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
 /// What the body of a program knows of its assembly.
 struct Known<'a> {
     config: &'a RunConfig,
-    params: &'a [crate::layers::ParamDef],
+    layout: &'a Layout,
 }
 
 /// Runs `body` with the network's surroundings in evaluation.
@@ -96,6 +98,6 @@ fn with_network(
     let weights = a.weights(&values);
     let batch = a.batch(a.config.batch.sequences_per_microbatch())?;
     let cx = a.evaluation(&a.config.model, &weights)?;
-    let known = Known { config: a.config, params: &a.layout.params };
+    let known = Known { config: a.config, layout: a.layout };
     body(&mut a.b, &cx, known, batch)
 }

@@ -4,6 +4,7 @@ use super::program::{Assembly, Output, Role};
 use crate::build::{BuildError, Builder, ScanInputs, stream_of};
 use crate::ir::{DType, Graph, Literal, TensorType, Value};
 use crate::layers::{Init, ParamDef};
+use crate::model;
 use crate::shard::Mesh;
 
 /// `seed u32[2]` -> the state. Every tensor has a random stream of its own, named after it.
@@ -13,7 +14,8 @@ pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     let b = &mut a.b;
     let mut outputs = vec![];
     let params = parameters(b, mesh, &a.layout.params, seed)?;
-    for (def, value) in a.layout.params.iter().zip(params) {
+    let params = model::split(b, &a.config.model, &a.layout.params, &params)?;
+    for (def, value) in a.layout.held.iter().zip(params) {
         outputs.push(Output::State(def.name.clone(), value));
     }
     for slot in &a.layout.slots {

@@ -142,12 +142,12 @@ impl Assembly<'_> {
         self.b.parameter(block)
     }
 
-    /// Inputs for all parameters, by name and in order.
+    /// Inputs for all parameters as they are held, by name and in order.
     pub fn params(&mut self) -> Result<Vec<Value>, BuildError> {
         let layout = self.layout;
         let input =
             |def: &ParamDef| self.split_input(&def.name, def.ty(), def.partition.clone(), Role::State);
-        layout.params.iter().map(input).collect()
+        layout.held.iter().map(input).collect()
     }
 
     /// The surroundings of a model's layers in evaluation, which draws no random numbers.
@@ -170,7 +170,7 @@ impl Assembly<'_> {
 
     /// The same values, to be found by layers.
     pub fn weights(&self, values: &[Value]) -> Weights {
-        Weights::new(self.config.mesh, self.layout.params.iter().zip(values.iter().copied()))
+        Weights::new(self.config.mesh, self.layout.held.iter().zip(values.iter().copied()))
     }
 
     /// The token inputs for `sequences` rows on all devices, with the numbers of their examples where rows hold several.

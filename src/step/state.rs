@@ -29,9 +29,42 @@ impl StateTensor {
 pub struct Layout {
     /// All parameters, those too that no gradient moves.
     pub params: Vec<ParamDef>,
-    /// Those that are trained.
+    /// The same as programs take them ([`model::held`]).
+    pub held: Vec<ParamDef>,
+    /// Of these, those that are trained.
     pub specs: Vec<ParamSpec>,
+    /// What the optimizer keeps for them.
     pub slots: Vec<Slot>,
+    /// The whole state, each stack as one tensor.
+    tensors: Vec<StateTensor>,
+}
+
+/// What the optimizer must know of those parameters that are trained.
+fn specs(params: &[ParamDef]) -> Vec<ParamSpec> {
+    let spec = |def: &ParamDef| ParamSpec {
+        name: def.name.clone(),
+        ty: def.ty(),
+        partition: def.partition.clone(),
+        batch_axes: def.batch_axes,
+        factored: def.factored,
+        decay: def.decay,
+    };
+    params.iter().filter(|def| def.trained).map(spec).collect()
+}
+
+/// Parameters, optimizer slots, the step `s32[]`, the random key `u32[2]`.
+fn tensors(params: &[ParamDef], slots: &[Slot]) -> Vec<StateTensor> {
+    let tensor = |name: &str, ty: TensorType, partition: &Partition| StateTensor {
+        name: name.into(),
+        ty,
+        partition: partition.clone(),
+    };
+    let params = params.iter().map(|def| tensor(&def.name, def.ty(), &def.partition));
+    let slots = slots.iter().map(|slot| tensor(&slot.name, slot.ty.clone(), &slot.partition));
+    let whole = |name: &str, ty: TensorType| tensor(name, ty, &Partition::whole());
+    let rest =
+        [whole("step", TensorType::scalar(DType::S32)), whole("key", TensorType::new(DType::U32, [2]))];
+    params.chain(slots).chain(rest).collect()
 }
 
 impl Layout {
@@ -47,42 +80,18 @@ impl Layout {
             let trained = params.iter_mut().filter(|def| def.trained);
             trained.for_each(|def| def.split_over_data(&config.mesh));
         }
-        let specs: Vec<ParamSpec> = params
-            .iter()
-            .filter(|def| def.trained)
-            .map(|def| ParamSpec {
-                name: def.name.clone(),
-                ty: def.ty(),
-                partition: def.partition.clone(),
-                batch_axes: def.batch_axes,
-                factored: def.factored,
-                decay: def.decay,
-            })
-            .collect();
+        let tensors = tensors(&params, &optim::slots(&config.optimizer, &specs(&params)));
+        let held = model::held(&config.model, &params);
+        let specs = specs(&held);
         let slots = optim::slots(&config.optimizer, &specs);
-        Self { params, specs, slots }
+        Self { params, held, specs, slots, tensors }
     }
 
-    /// The partition of a parameter or slot.
+    /// The partition of a parameter or slot as it is held.
     pub fn partition(&self, name: &str) -> Option<Partition> {
-        let params = self.params.iter().map(|def| (&def.name, &def.partition));
+        let params = self.held.iter().map(|def| (&def.name, &def.partition));
         let mut all = params.chain(self.slots.iter().map(|slot| (&slot.name, &slot.partition)));
         all.find(|(found, _)| *found == name).map(|(_, partition)| partition.clone())
-    }
-
-    /// Parameters, optimizer slots, the step `s32[]`, the random key `u32[2]`.
-    pub fn tensors(&self) -> Vec<StateTensor> {
-        let tensor = |name: &str, ty: TensorType, partition: &Partition| StateTensor {
-            name: name.into(),
-            ty,
-            partition: partition.clone(),
-        };
-        let params = self.params.iter().map(|def| tensor(&def.name, def.ty(), &def.partition));
-        let slots = self.slots.iter().map(|slot| tensor(&slot.name, slot.ty.clone(), &slot.partition));
-        let whole = |name: &str, ty: TensorType| tensor(name, ty, &Partition::whole());
-        let rest =
-            [whole("step", TensorType::scalar(DType::S32)), whole("key", TensorType::new(DType::U32, [2]))];
-        params.chain(slots).chain(rest).collect()
     }
 }
 
@@ -93,5 +102,5 @@ pub fn is_parameter(name: &str) -> bool {
 
 /// All tensors of the state, in order.
 pub fn layout(config: &RunConfig) -> Vec<StateTensor> {
-    Layout::new(config).tensors()
+    Layout::new(config).tensors
 }

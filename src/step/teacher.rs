@@ -18,6 +18,8 @@ pub const SCOPE: &str = "teacher";
 pub(super) struct Network {
     config: ModelConfig,
     defs: Vec<ParamDef>,
+    /// The same as the program takes them.
+    held: Vec<ParamDef>,
     temperature: f64,
 }
 
@@ -25,13 +27,14 @@ impl Network {
     pub fn new(distillation: &Distillation) -> Option<Self> {
         let config = ModelConfig::clone(distillation.teacher.as_deref()?);
         let defs = model::declare(&config);
-        Some(Self { config, defs, temperature: distillation.temperature })
+        let held = model::held(&config, &defs);
+        Some(Self { config, defs, held, temperature: distillation.temperature })
     }
 
     /// Inputs for its parameters. No output takes them over, so they stay as they are.
     pub fn params(&self, a: &mut Assembly) -> Result<Vec<Value>, BuildError> {
         let input = |def: &ParamDef| a.input(&format!("{PREFIX}{}", def.name), def.ty(), Role::State);
-        self.defs.iter().map(input).collect()
+        self.held.iter().map(input).collect()
     }
 
     /// Its predictions of a batch, made as in evaluation, with this share of the loss.
@@ -44,7 +47,7 @@ impl Network {
     ) -> Result<Teacher, BuildError> {
         // Each device has the whole teacher, and asks it about its own rows.
         let mesh = Mesh::default();
-        let weights = Weights::new(mesh, self.defs.iter().zip(params.iter().copied())).below(SCOPE);
+        let weights = Weights::new(mesh, self.held.iter().zip(params.iter().copied())).below(SCOPE);
         let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
         let cx = Context { config: &self.config, mesh, phase: Phase::Eval, weights: &weights, key };
         let [hidden, head] = b.scoped(SCOPE, |b| {

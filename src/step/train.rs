@@ -3,6 +3,7 @@
 use super::bias;
 use super::loss::{self, LAYER_METRICS, Losses, per_token};
 use super::program::{Assembly, Output, Role};
+use super::state::Layout;
 use super::teacher::{self, Network};
 use crate::build::{BuildError, Builder, ScanInputs};
 use crate::config::RunConfig;
@@ -37,13 +38,13 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
     let tokens = config.mesh.sum(b, tokens, BATCH)?;
     let share = teacher::share(b, &config.distillation, step)?;
     let lesson = teacher.as_ref().map(|network| Lesson { network, params: &teacher_params, share });
-    let inputs = Micro { config, defs: &layout.params, params: &params, key: step_key, tokens, lesson };
+    let inputs = Micro { config, layout, params: &params, key: step_key, tokens, lesson };
     let sums = match config.batch.accumulation {
         0 | 1 => inputs.gradients(b, batch)?,
         n => inputs.accumulated(b, batch, n)?,
     };
     let (grads, metrics) = sums.split_at(layout.specs.len());
-    let weights = trained(&layout.params, &params);
+    let weights = trained(&layout.held, &params);
     let update = b.scoped("optimizer", |b| {
         let cx = optim::Context {
             mesh: config.mesh,
@@ -58,7 +59,7 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
 
     let mut outputs = vec![];
     let mut updated = update.params.iter().copied();
-    for (def, &old) in layout.params.iter().zip(&params) {
+    for (def, &old) in layout.held.iter().zip(&params) {
         let new = match def.trained {
             true => updated.next().unwrap_or(old),
             false => bias::updated(b, config, def, old, metrics)?,
@@ -85,7 +86,8 @@ fn trained(defs: &[ParamDef], values: &[Value]) -> Vec<Value> {
 /// What every microbatch needs.
 struct Micro<'a> {
     config: &'a RunConfig,
-    defs: &'a [ParamDef],
+    layout: &'a Layout,
+    /// As they are held.
     params: &'a [Value],
     key: Value,
     /// Of the whole batch.
@@ -105,14 +107,14 @@ impl Micro<'_> {
     /// Gradients of all trained parameters, then the metrics that are summed over microbatches.
     fn gradients(&self, b: &mut Builder, batch: Batch) -> Result<Vec<Value>, BuildError> {
         let mesh = self.config.mesh;
-        let weights = Weights::new(mesh, self.defs.iter().zip(self.params.iter().copied()));
+        let weights = Weights::new(mesh, self.layout.held.iter().zip(self.params.iter().copied()));
         let config = &self.config.model;
         let cx = Context { config, mesh, phase: Phase::Train, weights: &weights, key: self.key };
         let teacher = match self.lesson {
             Some(Lesson { network, params, share }) => Some(network.predict(b, params, batch, share)?),
             None => None,
         };
-        let (losses, _) = loss::losses(b, self.config, &cx, self.defs, batch, teacher)?;
+        let (losses, _) = loss::losses(b, self.config, &cx, &self.layout.params, batch, teacher)?;
         let share = 1.0 / self.config.batch.accumulation.max(1) as f64;
         let mut total = per_token(b, losses.objective, self.tokens)?;
         let layers: Vec<Value> =
@@ -123,7 +125,7 @@ impl Micro<'_> {
         }
         // Derivatives are those of the sum over all devices, each of which has the whole loss.
         let share = b.mul_scalar(total, 1.0 / mesh.num_replicas() as f64)?;
-        let grads = grad::gradients(b, share, &trained(self.defs, self.params))?;
+        let grads = grad::gradients(b, share, &trained(&self.layout.held, self.params))?;
         let Losses { cross_entropy, z_loss, correct, soft_cross_entropy, .. } = losses;
         let sums = vec![total, cross_entropy, z_loss, correct, soft_cross_entropy];
         Ok([grads, sums, layers].concat())
@@ -160,7 +162,7 @@ impl Micro<'_> {
         let model = &self.config.model;
         let layers = model.sparse_layers();
         let scalar = TensorType::scalar(DType::F32);
-        let mut types = b.types(&trained(self.defs, self.params));
+        let mut types = b.types(&trained(&self.layout.held, self.params));
         types.extend(vec![scalar; NUM_SUMS]);
         if layers > 0 {
             types.extend(vec![TensorType::new(DType::F32, [layers]); LAYER_METRICS.len() - 1]);

@@ -3,6 +3,7 @@
 use crate::artifact::{Artifact, PortSpec, ProgramSpec};
 use crate::hlo;
 use crate::ir::{Literal, TensorType};
+use crate::layers::{row_name, row_of};
 use crate::runtime::{
     Argument, Backend, CompileOptions, DeviceBuffer, DeviceMemory, Executable, PendingLiteral, RuntimeError,
 };
@@ -56,18 +57,22 @@ pub struct Session {
     /// What each device holds of each tensor.
     state: BTreeMap<String, Vec<DeviceBuffer>>,
     layout: Vec<StateTensor>,
+    /// Stacks of which programs take and return the rows, and how many these are.
+    stacks: BTreeMap<String, usize>,
     compile_time: Duration,
 }
 
 impl Session {
     pub fn new(backend: Box<dyn Backend>, artifact: Artifact) -> Self {
         let layout = crate::step::layout(&artifact.manifest.config);
+        let stacks = stacks(&artifact);
         Self {
             backend,
             artifact,
             executables: BTreeMap::new(),
             state: BTreeMap::new(),
             layout,
+            stacks,
             compile_time: Duration::ZERO,
         }
     }
@@ -153,6 +158,29 @@ impl Session {
 
     /// Puts one tensor of the state on the devices.
     pub fn set_state(&mut self, name: &str, value: &Literal) -> Result<(), SessionError> {
+        if !self.stacks.contains_key(name) {
+            return self.set_held(name, value);
+        }
+        let (names, rows) = (self.held(name), value.rows());
+        if names.len() != rows.len() {
+            return Err(SessionError::Input(format!(
+                "`{name}` has {} rows, found {}",
+                names.len(),
+                rows.len()
+            )));
+        }
+        names.iter().zip(&rows).try_for_each(|(name, row)| self.set_held(name, row))
+    }
+
+    /// The names under which the devices hold a tensor: its own, or those of its rows.
+    fn held(&self, name: &str) -> Vec<String> {
+        match self.stacks.get(name) {
+            Some(&rows) => (0..rows).map(|row| row_name(name, row)).collect(),
+            None => vec![name.into()],
+        }
+    }
+
+    fn set_held(&mut self, name: &str, value: &Literal) -> Result<(), SessionError> {
         let placement = self.partition(name).into();
         let blocks = self.upload_blocks(name, &placement, value)?;
         self.state.insert(name.into(), blocks);
@@ -179,10 +207,20 @@ impl Session {
 
     /// Copies one tensor of the state to the host.
     pub fn state(&self, name: &str) -> Result<Literal, SessionError> {
-        let blocks = self.state.get(name).ok_or(SessionError::NoState)?;
-        let partition = self.partition(name);
-        let copies = self.start_download(name, &partition, blocks)?;
-        self.join(name, &partition, copies)
+        let start = |name: String| {
+            let blocks = self.state.get(&name).ok_or(SessionError::NoState)?;
+            let partition = self.partition(&name);
+            let copies = self.start_download(&name, &partition, blocks)?;
+            Ok((name, partition, copies))
+        };
+        let started: Vec<_> = self.held(name).into_iter().map(start).collect::<Result<_, SessionError>>()?;
+        let arrived =
+            started.into_iter().map(|(name, partition, copies)| self.join(&name, &partition, copies));
+        let mut rows: Vec<Literal> = arrived.collect::<Result<_, _>>()?;
+        match self.stacks.contains_key(name) {
+            true => Literal::stack(&rows).map_err(|e| SessionError::Input(e.to_string())),
+            false => rows.pop().ok_or(SessionError::NoState),
+        }
     }
 
     /// Starts to copy what makes up a value from the devices.
@@ -230,7 +268,10 @@ impl Session {
 
     /// Whether every tensor of the state is there.
     pub fn has_state(&self) -> bool {
-        self.state_layout().iter().all(|(name, _)| self.state.contains_key(name))
+        self.layout
+            .iter()
+            .flat_map(|tensor| self.held(&tensor.name))
+            .all(|name| self.state.contains_key(&name))
     }
 
     /// Frees the state.
@@ -335,6 +376,17 @@ impl Session {
             None => Ok(given),
         }
     }
+}
+
+fn stacks(artifact: &Artifact) -> BTreeMap<String, usize> {
+    let programs = artifact.manifest.programs.iter();
+    let ports = programs.flat_map(|program| program.inputs.iter().chain(&program.outputs));
+    let mut stacks = BTreeMap::new();
+    for (stack, row) in ports.filter(|port| port.role.stays()).filter_map(|port| row_of(&port.name)) {
+        let rows = stacks.entry(stack.to_string()).or_default();
+        *rows = (row + 1).max(*rows);
+    }
+    stacks
 }
 
 fn port_type(port: &PortSpec) -> String {

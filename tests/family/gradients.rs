@@ -18,7 +18,9 @@ fn loss_and_gradients(config: &RunConfig) -> Graph {
     types.extend([row(sizes.input_length), row(sizes.target_length)]);
     Builder::graph(&types, |b, values| {
         let (params, batch) = values.split_at(defs.len());
-        let weights = Weights::new(Mesh::default(), defs.iter().zip(params.iter().copied()));
+        let held = model::held(&config.model, &defs);
+        let rows = model::split(b, &config.model, &defs, params)?;
+        let weights = Weights::new(Mesh::default(), held.iter().zip(rows));
         let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
         let cx = Context {
             config: &config.model,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use switchyard::config::RunConfig;
 use switchyard::eval::evaluate;
 use switchyard::ir::{DType, Literal, TensorType};
+use switchyard::layers::row_of;
 use switchyard::step::{self, Program};
 
 /// Tensors by name.
@@ -57,7 +58,10 @@ pub fn parameters(config: &RunConfig, seed: u32) -> Tensors {
     let wanted = program(config, "eval_step");
     state.retain(|name, _| wanted.inputs.iter().any(|port| port.name == *name));
     // Gains of one would hide a norm that is left out.
-    for (name, value) in state.iter_mut().filter(|(name, _)| name.ends_with("norm")) {
+    for (name, value) in state
+        .iter_mut()
+        .filter(|(name, _)| row_of(name).map_or(&***name, |(stack, _)| stack).ends_with("norm"))
+    {
         *value = wave(value.ty(), name.len(), 0.3, 1.0);
     }
     state

@@ -1,7 +1,7 @@
 use crate::check::*;
 use crate::elementwise::assert_close;
 use std::sync::Arc;
-use switchyard::build::{BuildError, Builder, ScanInputs};
+use switchyard::build::{BuildError, Builder, ScanInputs, UnrolledInputs};
 use switchyard::ir::*;
 
 const POLICIES: [RematPolicy; 3] = [RematPolicy::SaveAll, RematPolicy::SaveDots, RematPolicy::SaveNothing];
@@ -81,14 +81,25 @@ fn gradients_of_gradients_of_scans_are_right() {
     }
 }
 
+/// The elements of stacks along the first axis, row by row.
+fn rows_of(b: &mut Builder, stacks: &[Value]) -> Result<Vec<Vec<Value>>, BuildError> {
+    let stacks: Vec<Vec<Value>> = stacks.iter().map(|&x| b.unstack(x)).collect::<Result<_, _>>()?;
+    Ok((0..stacks[0].len()).map(|row| stacks.iter().map(|stack| stack[row]).collect()).collect())
+}
+
 #[test]
 fn a_scan_has_the_gradients_of_its_unrolled_form() {
     for remat in POLICIES {
         let form = |unrolled: bool| {
             move |b: &mut Builder, v: &[Value]| -> Built {
-                let inputs = ScanInputs { consts: &v[..2], carry: &v[2..5], xs: &v[5..], length: 4, remat };
-                let (carry, ys) =
-                    if unrolled { b.unrolled_scan(inputs, body)? } else { b.scan(inputs, body)? };
+                let (consts, carry, xs) = (&v[..2], &v[2..5], &v[5..]);
+                let (carry, ys) = match unrolled {
+                    true => {
+                        let rows = &rows_of(b, xs)?[..];
+                        b.unrolled_scan(UnrolledInputs { consts, carry, rows, remat }, body)?
+                    }
+                    false => b.scan(ScanInputs { consts, carry, xs, length: 4, remat }, body)?,
+                };
                 Ok([carry, ys].concat())
             }
         };

@@ -2,7 +2,7 @@
 
 use super::case::{Built, Case, floats, ints};
 use std::sync::Arc;
-use switchyard::build::{BuildError, Builder, ScanInputs};
+use switchyard::build::{BuildError, Builder, ScanInputs, UnrolledInputs};
 use switchyard::ir::*;
 
 const POLICIES: [RematPolicy; 3] = [RematPolicy::SaveAll, RematPolicy::SaveDots, RematPolicy::SaveNothing];
@@ -74,7 +74,10 @@ fn scan(remat: RematPolicy, reverse: bool) -> Case {
 
 fn unrolled(remat: RematPolicy) -> Case {
     Case::new(format!("scan/unrolled {remat:?}"), step_inputs(), move |b, v| {
-        let inputs = ScanInputs { consts: &v[..2], carry: &v[2..4], xs: &v[4..], length: 4, remat };
+        let stacks: Vec<Vec<Value>> = v[4..].iter().map(|&x| b.unstack(x)).collect::<Result<_, _>>()?;
+        let row = |row: usize| stacks.iter().map(|stack| stack[row]).collect();
+        let rows: Vec<Vec<Value>> = (0..4).map(row).collect();
+        let inputs = UnrolledInputs { consts: &v[..2], carry: &v[2..4], rows: &rows, remat };
         let (carry, ys) = b.unrolled_scan(inputs, |b, consts, carry, xs| {
             let mut outputs = step(b, &[consts, carry, xs].concat())?;
             let ys = outputs.split_off(2);

@@ -1,0 +1,50 @@
+//! Parameters as programs take them and devices hold them: a stack is one tensor where a loop runs its blocks, and its rows where
+//! every block is written out. Those need not be cut from a stack, nor put together again after an update.
+
+use crate::build::{BuildError, Builder};
+use crate::config::ModelConfig;
+use crate::ir::Value;
+use crate::layers::ParamDef;
+
+/// The parameters that programs take instead of these.
+pub fn held(config: &ModelConfig, params: &[ParamDef]) -> Vec<ParamDef> {
+    params.iter().flat_map(|def| if by_rows(config, def) { def.rows() } else { vec![def.clone()] }).collect()
+}
+
+fn by_rows(config: &ModelConfig, def: &ParamDef) -> bool {
+    def.stacked && !config.scan_blocks
+}
+
+/// Values of parameters as values of those that are [`held`].
+pub fn split(
+    b: &mut Builder,
+    config: &ModelConfig,
+    params: &[ParamDef],
+    values: &[Value],
+) -> Result<Vec<Value>, BuildError> {
+    let mut all = vec![];
+    for (def, &value) in params.iter().zip(values) {
+        match by_rows(config, def) {
+            true => all.extend(b.unstack(value)?),
+            false => all.push(value),
+        }
+    }
+    Ok(all)
+}
+
+/// Values of those parameters that are [`held`] as values of these.
+pub fn join(
+    b: &mut Builder,
+    config: &ModelConfig,
+    params: &[ParamDef],
+    held: &[Value],
+) -> Result<Vec<Value>, BuildError> {
+    let mut left = held.iter().copied();
+    let join = |def: &ParamDef| match by_rows(config, def) {
+        true => b.stack(&left.by_ref().take(def.shape[0]).collect::<Vec<_>>()),
+        false => {
+            left.next().ok_or_else(|| BuildError::Invalid(format!("internal: no value of `{}`", def.name)))
+        }
+    };
+    params.iter().map(join).collect()
+}
