@@ -3,8 +3,9 @@
 use super::manifest::{FORMAT_VERSION, Manifest, PortSpec, ProgramSpec, moe_layers};
 use super::{Artifact, store};
 use crate::build::BuildError;
-use crate::config::RunConfig;
+use crate::config::{RunConfig, Target};
 use crate::hlo::HloModuleProto;
+use crate::ir::Graph;
 use crate::step::{self, PROGRAMS, Program};
 use crate::{ir, lower};
 
@@ -61,13 +62,22 @@ pub fn compile_program(config: &RunConfig, name: &str) -> Result<(Program, HloMo
     let program = built
         .ok_or_else(|| CompileError::UnknownProgram { name: name.into() })?
         .map_err(|source| CompileError::Build { program: name.into(), source: Box::new(source) })?;
-    let module = emit(&program);
+    let module = emit(&program, config.target);
     Ok((program, module))
 }
 
-/// The HLO module of a program: dead code dropped, common subexpressions shared, what stays on the device donated.
-pub fn emit(program: &Program) -> HloModuleProto {
+/// The graph of a program as it is lowered, shaped for a compiler.
+pub fn optimized(program: &Program, target: Target) -> Graph {
     let graph = ir::optimize(&program.graph);
+    match target.joins_contractions() {
+        true => ir::share(&ir::join_contractions(&graph)),
+        false => graph,
+    }
+}
+
+/// The HLO module of a program: dead code dropped, common subexpressions shared, what stays on the device donated.
+pub fn emit(program: &Program, target: Target) -> HloModuleProto {
+    let graph = optimized(program, target);
     let donated = |(output, port): (usize, &step::Port)| {
         port.alias.filter(|_| port.role.stays()).map(|input| (output, input))
     };

@@ -10,7 +10,7 @@ mod compile;
 mod manifest;
 mod store;
 
-pub use compile::{CompileError, compile, compile_program, compile_programs};
+pub use compile::{CompileError, compile, compile_program, compile_programs, optimized};
 pub use manifest::{FORMAT_VERSION, Manifest, MoeLayer, PortSpec, ProgramSpec};
 pub use store::{ArtifactError, HLO_SUFFIX, MANIFEST_FILE, TEXT_SUFFIX};
 

@@ -66,6 +66,12 @@ impl Builder {
         self.reduce(x, dims, Reducer::Add)
     }
 
+    /// The sums of tensors of one type, in one pass over all of them.
+    #[track_caller]
+    pub fn sums(&mut self, xs: &[Value], dims: &[usize]) -> Result<Vec<Value>, BuildError> {
+        self.insert(Op::Reduce { dims: dims.into(), reducer: Reducer::Add }, xs)
+    }
+
     /// The sum over all axes: a scalar.
     #[track_caller]
     pub fn sum_all(&mut self, x: Value) -> Built {

@@ -23,6 +23,21 @@ impl Target {
         format!("target={name}")
     }
 
+    /// Whether products that sum over neighbouring dimensions are to sum over one.
+    ///
+    /// XLA's CPU back end knows products over one dimension alone, and transposes operands to get there. TPUs take several as they
+    /// lie; joined, the gradients of heads would be transposed to be joined.
+    pub fn joins_contractions(self) -> bool {
+        self != Self::Tpu
+    }
+
+    /// Whether sums of two tensors are to be one pass.
+    ///
+    /// By libtpu's cycles a pass that sums one tensor takes two thirds of one that sums two. Other compilers were not asked.
+    pub fn sums_together(self) -> bool {
+        self == Self::Tpu
+    }
+
     /// Whether a long sum is to be two short ones.
     ///
     /// XLA's CPU back end sums more than some terms along a dimension by a tree, before which it writes the terms down; a shorter

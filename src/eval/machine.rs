@@ -128,7 +128,9 @@ fn local(op: &Op, x: Row) -> Result<Row, EvalError> {
         Op::Pad { low, high, interior } => one(data::pad(&x[0], &x[1], low, high, interior)),
         Op::Concatenate { dim } => one(data::concatenate(&x, *dim)),
         Op::DotGeneral { dims, result, .. } => one(linear::dot_general(&x[0], &x[1], dims, *result)),
-        Op::Reduce { dims, reducer } => one(linear::reduce(&x[0], dims, *reducer)),
+        Op::Reduce { dims, reducer } => {
+            Ok(x.iter().map(|x| Arc::new(linear::reduce(x, dims, *reducer))).collect())
+        }
         Op::CumSum { dim, exclusive, reverse } => one(linear::cumsum(&x[0], *dim, *exclusive, *reverse)),
         Op::Gather(dims) => one(index::gather(&x[0], &x[1], dims)),
         Op::Scatter { dims, combiner, .. } => one(index::scatter(&x[0], &x[1], &x[2], dims, *combiner)),

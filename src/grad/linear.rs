@@ -7,7 +7,6 @@ use crate::ir::{DType, Direction, DotDims, Op, Precision, Reducer, Value};
 type Built = Result<Value, BuildError>;
 
 /// One operand of a product: its dimensions by role.
-#[derive(Clone)]
 struct Side {
     value: Value,
     batch: Vec<usize>,
@@ -20,23 +19,6 @@ impl Side {
         let free = |d: &usize| !batch.contains(d) && !contracting.contains(d);
         let free = (0..b.ty(value).rank()).filter(free).collect();
         Self { value, batch: batch.into(), contracting: contracting.into(), free }
-    }
-
-    /// The same with the free dimensions as one, if they are neighbours: a sum over one dimension needs no transpose before it
-    /// where a sum over two does.
-    fn with_free_joined(&self, b: &mut Builder) -> Result<Side, BuildError> {
-        let neighbours = self.free.windows(2).all(|pair| pair[0] + 1 == pair[1]);
-        let &[first, .., last] = &self.free[..] else { return Ok(self.clone()) };
-        if !neighbours {
-            return Ok(self.clone());
-        }
-        let place = |&dim: &usize| if dim > last { dim - (last - first) } else { dim };
-        Ok(Side {
-            value: join(b, self.value, &self.free)?,
-            batch: self.batch.iter().map(place).collect(),
-            contracting: self.contracting.iter().map(place).collect(),
-            free: vec![first],
-        })
     }
 }
 
@@ -65,9 +47,6 @@ fn transposed(
     this: &Side,
     precision: Precision,
 ) -> Built {
-    let other = &other.with_free_joined(b)?;
-    let g = if other.free.len() < shared.len() { join(b, g, shared)? } else { g };
-    let shared = &shared[..other.free.len()];
     let batch: Vec<usize> = (0..other.batch.len()).collect();
     // Free dimensions of a product keep their order: the contracting ones come as they lie in `other`.
     let mut pairs: Vec<(usize, usize)> =
@@ -96,28 +75,25 @@ fn transposed(
     b.transpose(product, &permutation)
 }
 
-/// `x` with its neighbouring dimensions `dims` as one.
-fn join(b: &mut Builder, x: Value, dims: &[usize]) -> Built {
-    let shape = b.shape(x);
-    let (start, end) = (dims[0], dims[0] + dims.len());
-    let joined = shape[start..end].iter().product();
-    b.reshape(x, &[&shape[..start], &[joined], &shape[end..]].concat())
-}
-
 pub(super) fn reduce(site: &mut Site, dims: &[usize], reducer: Reducer) -> Pulled {
-    let (x, y) = (site.operands[0], site.results[0]);
-    let shape = site.b.shape(x);
-    site.linear(|b, g| match reducer {
-        Reducer::Add => b.unreduce(g, &shape, dims),
-        Reducer::Mul => {
-            let g = b.unreduce(g, &shape, dims)?;
-            let others = product_of_others(b, x, dims)?;
-            b.mul(g, others)
-        }
-        Reducer::Max | Reducer::Min => among_ties(b, g, (x, y), dims),
-        // Not of floats.
-        Reducer::And | Reducer::Or => b.full_like(x, 0.0),
-    })
+    let count = site.operands.len();
+    let one = |i: usize| {
+        let (x, y) = (site.operands[i], site.results[i]);
+        let Some(g) = site.cotangents[i] else { return Ok(None) };
+        let shape = site.b.shape(x);
+        site.when(i, |b| match reducer {
+            Reducer::Add => b.unreduce(g, &shape, dims),
+            Reducer::Mul => {
+                let g = b.unreduce(g, &shape, dims)?;
+                let others = product_of_others(b, x, dims)?;
+                b.mul(g, others)
+            }
+            Reducer::Max | Reducer::Min => among_ties(b, g, (x, y), dims),
+            // Not of floats.
+            Reducer::And | Reducer::Or => b.full_like(x, 0.0),
+        })
+    };
+    (0..count).map(one).collect()
 }
 
 /// The extreme elements share the cotangent evenly.

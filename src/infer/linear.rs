@@ -56,13 +56,19 @@ fn paired(
     Ok(())
 }
 
-pub(super) fn reduce(cx: &Context, dims: &[usize], reducer: Reducer) -> Inferred {
-    cx.arity(1)?;
-    let x = &cx.operands[0];
-    reducible(cx, reducer, x.dtype)?;
-    cx.distinct_axes("reduced axis", dims, x.rank())?;
-    let kept = (0..x.rank()).filter(|d| !dims.contains(d)).map(|d| x.shape[d]);
-    Ok(TensorType::new(x.dtype, kept.collect::<Vec<_>>()))
+pub(super) fn reduce(cx: &Context, dims: &[usize], reducer: Reducer) -> Result<Vec<TensorType>, ShapeError> {
+    let first = cx.operands.first();
+    cx.ensure(first.is_some(), || "takes one operand or more, got none".into())?;
+    let one = |x: &TensorType| {
+        cx.ensure(first == Some(x), || {
+            format!("operands must have one type, got {} and {x}", cx.operands[0])
+        })?;
+        reducible(cx, reducer, x.dtype)?;
+        cx.distinct_axes("reduced axis", dims, x.rank())?;
+        let kept = (0..x.rank()).filter(|d| !dims.contains(d)).map(|d| x.shape[d]);
+        Ok(TensorType::new(x.dtype, kept.collect::<Vec<_>>()))
+    };
+    cx.operands.iter().map(one).collect()
 }
 
 /// `and` and `or` take bits, the others numbers.

@@ -60,7 +60,7 @@ pub fn infer(op: &Op, operands: &[TensorType]) -> Result<Vec<TensorType>, ShapeE
         Op::Pad { low, high, interior } => one(data::pad(&cx, low, high, interior)),
         Op::Concatenate { dim } => one(data::concatenate(&cx, *dim)),
         Op::DotGeneral { dims, result, .. } => one(linear::dot_general(&cx, dims, *result)),
-        Op::Reduce { dims, reducer } => one(linear::reduce(&cx, dims, *reducer)),
+        Op::Reduce { dims, reducer } => linear::reduce(&cx, dims, *reducer),
         Op::CumSum { dim, .. } => one(linear::cumsum(&cx, *dim)),
         Op::Gather(dims) => one(index::gather(&cx, dims)),
         Op::Scatter { dims, combiner, .. } => one(index::scatter(&cx, dims, *combiner)),

@@ -14,6 +14,6 @@ pub use op::{
     Accepts, BinaryOp, Call, Combiner, Derivative, Direction, DotDims, GatherDims, Op, Precision, Reducer,
     RematPolicy, ReplicaGroups, RngAlgorithm, Scan, ScatterDims, UnaryOp,
 };
-pub use pass::{inline_calls, optimize, prune, share, simplify};
+pub use pass::{inline_calls, join_contractions, optimize, prune, share, simplify};
 pub use types::{DType, Domain, TensorType};
 pub use verify::{Fault, Problem, VerifyError, verify};

@@ -345,6 +345,7 @@ pub enum Op {
         precision: Precision,
         result: DType,
     },
+    /// Of tensors of one type, each for itself; compilers make one pass over all of them.
     Reduce {
         dims: Vec<usize>,
         reducer: Reducer,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub(super) struct Module {
     computations: Vec<HloComputationProto>,
     next_id: i64,
-    reducers: HashMap<(Option<Reducer>, DType), i64>,
+    reducers: HashMap<(Option<Reducer>, DType, usize), i64>,
 }
 
 impl Module {
@@ -28,7 +28,7 @@ impl Module {
 
     /// The computation that combines two scalars; `None` keeps the second.
     pub fn reducer(&mut self, reducer: Option<Reducer>, dtype: DType) -> i64 {
-        if let Some(&id) = self.reducers.get(&(reducer, dtype)) {
+        if let Some(&id) = self.reducers.get(&(reducer, dtype, 1)) {
             return id;
         }
         let mut f = Function::default();
@@ -43,7 +43,27 @@ impl Module {
             None => ("assign", new),
         };
         let id = f.finish(self, name, &root);
-        self.reducers.insert((reducer, dtype), id);
+        self.reducers.insert((reducer, dtype, 1), id);
+        id
+    }
+
+    /// The computation that combines `count` scalars with as many others.
+    pub fn reducers(&mut self, reducer: Reducer, dtype: DType, count: usize) -> i64 {
+        if count == 1 {
+            return self.reducer(Some(reducer), dtype);
+        }
+        if let Some(&id) = self.reducers.get(&(Some(reducer), dtype, count)) {
+            return id;
+        }
+        let (mut f, shape) = (Function::default(), shape_of(&TensorType::scalar(dtype)));
+        let scalars: Vec<Inst> = (0..2 * count).map(|_| f.parameter(self, shape.clone())).collect();
+        let name = reducer.binary().opcode();
+        let (old, new) = scalars.split_at(count);
+        let combine = |(old, new)| f.emit(self, name, shape.clone(), &[old, new], |_| ());
+        let combined: Vec<Inst> = old.iter().zip(new).map(combine).collect();
+        let root = f.tuple(self, &combined);
+        let id = f.finish(self, name, &root);
+        self.reducers.insert((Some(reducer), dtype, count), id);
         id
     }
 }

@@ -47,6 +47,7 @@ pub(super) fn lower(t: &mut Target, node: &Node, x: &[&Inst], types: &[TensorTyp
             let both = t.emit("rng-bit-generator", tuple_shape(shapes()), x, |p| p.rng_algorithm = algorithm);
             t.f.untuple(t.module, &both)
         }
+        Op::Reduce { dims, reducer } => reduce(t, (dims, *reducer), x, types),
         Op::OptimizationBarrier => {
             let tuple = t.f.tuple(t.module, &control::owned(x));
             let shape = t.f.shape(&tuple);
@@ -55,6 +56,25 @@ pub(super) fn lower(t: &mut Target, node: &Node, x: &[&Inst], types: &[TensorTyp
         }
         op => vec![single(t, op, x, &types[0])],
     }
+}
+
+/// Reductions of tensors of one type, in one pass over all of them.
+fn reduce(
+    t: &mut Target,
+    (dims, reducer): (&[usize], Reducer),
+    x: &[&Inst],
+    types: &[TensorType],
+) -> Vec<Inst> {
+    let dtype = types[0].dtype;
+    let init = t.f.constant(t.module, &reducer.neutral(dtype));
+    let combine = t.module.reducers(reducer, dtype, x.len());
+    let shapes: Vec<ShapeProto> = types.iter().map(shape_of).collect();
+    let shape = if let [shape] = &shapes[..] { shape.clone() } else { tuple_shape(shapes) };
+    let results = t.emit("reduce", shape, &[x, &vec![&init; x.len()]].concat(), |p| {
+        p.dimensions = longs(dims);
+        p.called_computation_ids = vec![combine];
+    });
+    if x.len() == 1 { vec![results] } else { t.f.untuple(t.module, &results) }
 }
 
 /// Operations with one result.
@@ -91,14 +111,6 @@ fn single(t: &mut Target, op: &Op, x: &[&Inst], ty: &TensorType) -> Inst {
             p.dot_dimension_numbers = Some(Box::new(dot_dimensions(dims)));
             p.precision_config = Some(Box::new(precision_config(*precision)));
         }),
-        Op::Reduce { dims, reducer } => {
-            let combine = t.module.reducer(Some(*reducer), ty.dtype);
-            let init = t.f.constant(t.module, &reducer.neutral(ty.dtype));
-            t.emit("reduce", shape, &[x[0], &init], |p| {
-                p.dimensions = longs(dims);
-                p.called_computation_ids = vec![combine];
-            })
-        }
         Op::CumSum { dim, exclusive, reverse } => {
             prefix_sum::cumsum(t, x[0], ty, *dim, (*exclusive, *reverse))
         }
@@ -138,6 +150,7 @@ fn single(t: &mut Target, op: &Op, x: &[&Inst], ty: &TensorType) -> Inst {
         | Op::Conditional { .. }
         | Op::Sort { .. }
         | Op::Call(_)
+        | Op::Reduce { .. }
         | Op::RngBitGenerator { .. }
         | Op::OptimizationBarrier => unreachable!("internal: {} has several results", op.name()),
     }

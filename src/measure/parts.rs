@@ -8,7 +8,7 @@ use super::{MeasureError, Spread};
 use crate::artifact;
 use crate::config::RunConfig;
 use crate::grad;
-use crate::ir::{self, Graph, Literal, Op, TensorType, Value};
+use crate::ir::{Graph, Literal, Op, TensorType, Value};
 use crate::runtime::{Argument, Backend, CompileOptions, DeviceBuffer, RuntimeError};
 use crate::{hlo, lower};
 use serde::Serialize;
@@ -53,7 +53,7 @@ struct Piece {
 pub fn parts(backend: &dyn Backend, config: &RunConfig) -> Result<Vec<Part>, MeasureError> {
     let (program, _) = artifact::compile_program(config, super::ready::PROGRAM)?;
     let mut pieces = vec![];
-    cut(&ir::optimize(&program.graph), 1, &mut pieces)?;
+    cut(&artifact::optimized(&program, config.target), 1, &mut pieces)?;
     let mut seconds: BTreeMap<&str, f64> = BTreeMap::new();
     for piece in &pieces {
         let once = time(backend, &piece.graph).map_err(MeasureError::Part)?;

@@ -134,24 +134,27 @@ impl Adafactor {
 
     /// The factor of `direction` per element of the stack: rate, parameter scale, and the clip of its root mean square.
     fn step_size(&self, b: &mut Builder, spec: &ParamSpec, param: Value, direction: Value) -> Built {
-        let rms = self.root_mean_square(b, spec, direction)?;
+        let (rms, scale) = match self.settings.multiply_by_parameter_scale {
+            true => {
+                let squares = [b.square(direction)?, b.square(param)?];
+                let [rms, scale] = self.scalars.means.two(b, spec, squares, &spec.own_axes())?;
+                (b.sqrt(rms)?, Some(b.sqrt(scale)?))
+            }
+            false => {
+                let squares = b.square(direction)?;
+                let rms = self.scalars.means.mean(b, spec, squares, &spec.own_axes())?;
+                (b.sqrt(rms)?, None)
+            }
+        };
         let excess = b.mul_scalar(rms, 1.0 / self.settings.clip_threshold)?;
         let one = b.full_like(excess, 1.0)?;
         let excess = b.max(excess, one)?;
         let mut size = b.splat(self.scalars.rate, excess)?;
-        if self.settings.multiply_by_parameter_scale {
-            let scale = self.root_mean_square(b, spec, param)?;
+        if let Some(scale) = scale {
             let least = b.full_like(scale, self.settings.epsilon2)?;
             let scale = b.max(scale, least)?;
             size = b.mul(size, scale)?;
         }
         b.div(size, excess)
-    }
-
-    /// Over the own axes: one number per element of the stack.
-    fn root_mean_square(&self, b: &mut Builder, spec: &ParamSpec, x: Value) -> Built {
-        let squares = b.square(x)?;
-        let mean = self.scalars.means.mean(b, spec, squares, &spec.own_axes())?;
-        b.sqrt(mean)
     }
 }

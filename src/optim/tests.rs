@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::build::{BuildError, Builder};
-use crate::config::{OptimizerConfig, Schedule};
+use crate::config::{OptimizerConfig, Schedule, Target};
 use crate::eval::evaluate;
 use crate::ir::{DType, Graph, Literal, Op, TensorType, optimize, verify};
 use crate::shard::{Mesh, Partition};
@@ -38,7 +38,7 @@ fn program(config: &OptimizerConfig, schedule: &Schedule, specs: &[ParamSpec], g
 }
 
 fn context<'a>(optimizer: &'a OptimizerConfig, schedule: &'a Schedule) -> Context<'a> {
-    Context { mesh: Mesh::default(), optimizer, schedule, gradients_by_rows: false, split_long_sums: true }
+    Context { mesh: Mesh::default(), optimizer, schedule, gradients_by_rows: false, target: Target::Cpu }
 }
 
 fn program_with(cx: Context, (specs, grads): (&[ParamSpec], DType)) -> Graph {
@@ -294,20 +294,24 @@ fn few_reductions_read_a_whole_tensor() {
 }
 
 #[test]
-fn a_long_sum_in_two_parts_is_the_same_update() {
+fn sums_are_shaped_for_the_compiler_and_the_update_is_the_same() {
     let (config, spec) = (adafactor(128, None, None), spec(&[2, 128, 160], 1));
     let wave =
         |scale: f64| (0..spec.ty.elements()).map(|n| (n as f64 * scale).sin() as f32).collect::<Vec<_>>();
     let (param, grad) = (wave(0.37), wave(1.3));
-    let [split, whole] = [true, false].map(|split_long_sums| {
-        let cx = Context { split_long_sums, ..context(&config, &FLAT) };
+    // Long sums in two parts, whole ones, two sums in one pass.
+    let [cpu, gpu, tpu] = [Target::Cpu, Target::Gpu, Target::Tpu].map(|target| {
+        let cx = Context { target, ..context(&config, &FLAT) };
         let graph = program_with(cx, (std::slice::from_ref(&spec), DType::F32));
-        let barriers = graph.nodes().iter().filter(|n| matches!(n.op, Op::OptimizationBarrier)).count();
-        assert_eq!(barriers > 0, split_long_sums);
+        let count = |wanted: fn(&crate::ir::Node) -> bool| graph.nodes().iter().filter(|n| wanted(n)).count();
+        assert_eq!(count(|n| matches!(n.op, Op::OptimizationBarrier)) > 0, target == Target::Cpu);
+        let together = count(|n| matches!(n.op, Op::Reduce { .. }) && n.operands.len() == 2);
+        assert_eq!(together, (target == Target::Tpu) as usize);
         train_by(&graph, &config, &spec, &param, &[&grad])
     });
-    assert_ne!(split, whole, "sums in another order");
-    for (split, whole) in split.iter().zip(&whole) {
+    assert_ne!(cpu, gpu, "sums in another order");
+    assert_eq!(gpu, tpu);
+    for (split, whole) in cpu.iter().zip(&gpu) {
         close(split, whole, 1e-4 * whole.iter().fold(0.0, |most: f64, x| most.max(x.abs())));
     }
 }

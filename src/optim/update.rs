@@ -6,7 +6,7 @@ use super::rows;
 use super::schedule::learning_rate;
 use super::spec::{Factors, ParamSpec, slots_of};
 use crate::build::{BuildError, Builder};
-use crate::config::{OptimizerConfig, Schedule};
+use crate::config::{OptimizerConfig, Schedule, Target};
 use crate::ir::{DType, TensorType, Value};
 use crate::shard::{Axis, Mesh};
 use std::collections::BTreeMap;
@@ -21,13 +21,12 @@ pub struct Context<'a> {
     pub schedule: &'a Schedule,
     /// Whether one loop makes the gradients of all elements of a stack, which [`crate::ir::optimize`] lets take up the update.
     pub gradients_by_rows: bool,
-    /// Whether long sums are two short ones ([`crate::config::Target::splits_long_sums`]).
-    pub split_long_sums: bool,
+    pub target: Target,
 }
 
 impl Context<'_> {
     fn means(&self) -> Means {
-        Means { mesh: self.mesh, split_long_sums: self.split_long_sums }
+        Means { mesh: self.mesh, target: self.target }
     }
 
     /// The largest norm of all gradients together.
@@ -296,14 +295,33 @@ fn norm(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Means {
     pub mesh: Mesh,
-    split_long_sums: bool,
+    target: Target,
 }
 
 impl Means {
     /// The mean over dimensions `dims` of the whole tensor, from the block `x` that this device holds.
     pub fn mean(self, b: &mut Builder, spec: &ParamSpec, x: Value, dims: &[usize]) -> Built {
+        let sum = if self.target.splits_long_sums() { long_sum(b, x, dims)? } else { b.sum(x, dims)? };
+        self.of_sum(b, spec, sum, dims)
+    }
+
+    /// The same of two tensors like the parameter.
+    pub fn two(
+        self,
+        b: &mut Builder,
+        spec: &ParamSpec,
+        xs: [Value; 2],
+        dims: &[usize],
+    ) -> Result<[Value; 2], BuildError> {
+        if !self.target.sums_together() {
+            return Ok([self.mean(b, spec, xs[0], dims)?, self.mean(b, spec, xs[1], dims)?]);
+        }
+        let sums = b.sums(&xs, dims)?;
+        Ok([self.of_sum(b, spec, sums[0], dims)?, self.of_sum(b, spec, sums[1], dims)?])
+    }
+
+    fn of_sum(self, b: &mut Builder, spec: &ParamSpec, sum: Value, dims: &[usize]) -> Built {
         let count: usize = dims.iter().map(|&dim| spec.ty.shape[dim]).product();
-        let sum = if self.split_long_sums { long_sum(b, x, dims)? } else { b.sum(x, dims)? };
         let sum = self.mesh.sum(b, sum, &spec.partition.axes_of_all(dims))?;
         b.mul_scalar(sum, 1.0 / count.max(1) as f64)
     }

@@ -50,8 +50,8 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
             mesh: config.mesh,
             optimizer: &config.optimizer,
             schedule: &config.schedule,
+            target: config.target,
             // Microbatches add their gradients up in another loop.
-            split_long_sums: config.target.splits_long_sums(),
             gradients_by_rows: config.model.scan_blocks && config.batch.accumulation <= 1,
         };
         optim::update(b, &cx, &layout.specs, &weights, grads, &slots, step)

@@ -284,7 +284,11 @@ fn reduce(s: &mut Sketch) {
     let ty = s.ty(x);
     let reducer = reducer(&mut s.dice, ty.dtype);
     let dims = s.dice.subset(ty.rank(), ty.rank());
-    s.apply(Op::Reduce { dims, reducer }, &[x]);
+    let mut operands = vec![x];
+    if s.dice.chance(30) {
+        operands.push(s.any(|other| *other == ty));
+    }
+    s.apply(Op::Reduce { dims, reducer }, &operands);
 }
 
 fn cumsum(s: &mut Sketch) {

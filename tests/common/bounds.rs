@@ -54,7 +54,9 @@ pub fn error(op: &Op, x: &[&Known], y: &Known) -> Option<f64> {
             terms as f64 * product(x[0], x[1], y.ty.dtype)
         }
         Op::Reduce { dims, reducer } => {
-            combined(*reducer, x[0], dims.iter().map(|&d| x[0].ty.shape[d]).product(), y)?
+            let terms = dims.iter().map(|&d| x[0].ty.shape[d]).product();
+            let each: Option<Vec<f64>> = x.iter().map(|x| combined(*reducer, x, terms, y)).collect();
+            each?.into_iter().fold(0.0, f64::max)
         }
         Op::CumSum { dim, .. } => combined(Reducer::Add, x[0], x[0].ty.shape[*dim], y)?,
         Op::AllReduce { reducer, groups } | Op::ReduceScatter { reducer, groups, .. } => {

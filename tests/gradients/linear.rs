@@ -57,6 +57,19 @@ fn reduce(reducer: Reducer) -> Op {
 }
 
 #[test]
+fn reductions_in_one_pass_have_their_own_gradients() {
+    let inputs = [floats(&[3, 4], 0.5, 1.0), floats(&[3, 4], -1.0, 1.0)];
+    for reducer in [Reducer::Add, Reducer::Mul, Reducer::Max] {
+        check_twice(&format!("{reducer:?} of two"), &inputs, |b, v| b.insert(reduce(reducer), v));
+        // One of the results has no cotangent.
+        check(&format!("{reducer:?}, the second of two"), &inputs, |b, v| {
+            let both = b.insert(reduce(reducer), v)?;
+            Ok(vec![b.sin(both[1])?])
+        });
+    }
+}
+
+#[test]
 fn products_with_zeros_have_the_product_of_the_others() {
     // One zero, two zeros, none.
     let x = f64s(&[3, 3], &[2.0, 0.0, 5.0, 0.0, 3.0, 0.0, 1.0, 2.0, 4.0]);

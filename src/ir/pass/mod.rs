@@ -8,10 +8,12 @@
 //! | `inline` | calls are replaced by their bodies |
 //! | `fuse` | loops over rows that another loop makes become part of it |
 //! | `simplify`, `peephole` | the walk over all nodes / local identities: `x + 0`, `reshape(reshape(x))` |
+//! | `join` | products over several dimensions become products over one |
 //! | `rebuild` | what the passes share: a copy of a graph with values renamed, subgraphs visited once |
 
 mod fuse;
 mod inline;
+mod join;
 mod peephole;
 mod prune;
 mod rebuild;
@@ -20,6 +22,7 @@ mod simplify;
 
 pub use fuse::fuse_scans;
 pub use inline::inline_calls;
+pub use join::join_contractions;
 pub use prune::prune;
 pub use share::share;
 pub use simplify::simplify;

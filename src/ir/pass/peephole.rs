@@ -32,7 +32,7 @@ pub(super) fn simpler(graph: &Graph, op: &Op, operands: &[Value]) -> Option<Simp
             let none = low.iter().chain(high).all(|&n| n == 0) && interior.iter().all(|&n| n == 0);
             none.then_some(x)
         }
-        Op::Reverse { dims } | Op::Reduce { dims, .. } => dims.is_empty().then_some(x),
+        Op::Reverse { dims } | Op::Reduce { dims, .. } if operands.len() == 1 => dims.is_empty().then_some(x),
         Op::Concatenate { .. } => (operands.len() == 1).then_some(x),
         _ => None,
     };
