@@ -48,10 +48,13 @@ const SMALL: [&str; 12] = [
     "model.moe.group.tokens=128",
 ];
 
-fn artifact(overrides: &[&str], program: &str) -> Artifact {
+fn config(overrides: &[&str]) -> RunConfig {
     let overrides: Vec<String> = SMALL.iter().chain(overrides).map(|s| s.to_string()).collect();
-    let config = RunConfig::load_with(Path::new("graphs/switch-base-8.json"), &overrides).unwrap();
-    artifact::compile_programs(&config, &[program]).unwrap()
+    RunConfig::load_with(Path::new("graphs/switch-base-8.json"), &overrides).unwrap()
+}
+
+fn artifact(overrides: &[&str], program: &str) -> Artifact {
+    artifact::compile_programs(&config(overrides), &[program]).unwrap()
 }
 
 fn options(plugin: &Path, topology: &str, limit: Duration) -> Options {
@@ -149,6 +152,66 @@ fn a_step_on_a_mesh_compiles_for_its_slice_with_the_collectives_of_the_plan() {
     for kind in ["all-gather", "all-reduce", "all-to-all", "reduce-scatter"] {
         assert!(kinds.contains(kind), "{kinds:?}");
     }
+}
+
+#[test]
+fn a_step_with_words_split_over_chips_compiles_for_its_slice() {
+    let Some(plugin) = libtpu() else { return };
+    let blocks = ["model.num_encoder_layers=1", "model.num_decoder_layers=1", "model.moe.every=1"];
+    let settings = [&blocks[..], &["mesh.data=2", "mesh.model=2"]].concat();
+    let options = options(&plugin, "v5e:2x2", Duration::from_secs(300));
+    let [whole, split] = ["mesh.shard_vocabulary=false", "mesh.shard_vocabulary=true"].map(|words| {
+        let program = artifact(&[&settings[..], &[words]].concat(), "train_step");
+        aot::compile(&program, "train_step", &options, None).unwrap()
+    });
+    assert!(whole.fits && split.fits);
+    // Half of the words of the embedding are somewhere else: 512 x 128 floats.
+    let saved = whole.graph.state_bytes - split.graph.state_bytes;
+    assert!(saved >= 512 * 128 * 4 / 2, "{saved}");
+}
+
+#[test]
+fn a_step_with_a_teacher_compiles_for_a_tpu() {
+    let Some(plugin) = libtpu() else { return };
+    let blocks = ["model.num_encoder_layers=1", "model.num_decoder_layers=1", "model.moe.every=1"];
+    let teacher = config(&blocks).model;
+    let mut student = config(&[&blocks[..], &["model.moe.num_experts=0"]].concat());
+    student.distillation.teacher = Some(Box::new(teacher));
+    let program = artifact::compile_programs(&student, &["distill_step"]).unwrap();
+    let options = options(&plugin, "v5e:1x1", Duration::from_secs(300));
+    let report = aot::compile(&program, "distill_step", &options, None).unwrap();
+    assert!(report.fits && report.graph.flops.dot > 0);
+}
+
+#[test]
+fn a_compiler_does_not_outlive_the_command_that_asked() {
+    let Some(plugin) = libtpu() else { return };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_switchyard"));
+    command.args(["aot", "graphs/switch-base-8.json", "--topology", "v5e:1x1", "--plugin"]).arg(plugin);
+    let mut asking = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut compiler = None;
+    for _ in 0..600 {
+        compiler = child_of(asking.id());
+        if compiler.is_some() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    asking.kill().unwrap();
+    asking.wait().unwrap();
+    let compiler = PathBuf::from(format!("/proc/{}", compiler.expect("a compiler was started")));
+    let is_gone = || {
+        std::thread::sleep(Duration::from_millis(100));
+        // What init has not yet waited for has no command line.
+        std::fs::read(compiler.join("cmdline")).map_or(true, |line| line.is_empty())
+    };
+    assert!((0..100).any(|_| is_gone()), "it is still there");
+}
+
+/// The first process that this one started.
+fn child_of(parent: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    children.split_whitespace().next()?.parse().ok()
 }
 
 #[test]

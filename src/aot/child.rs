@@ -3,7 +3,7 @@
 use super::worker::{OUTCOME_FILE, Outcome, Task};
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
@@ -72,7 +72,24 @@ fn start(
     command.arg("--module").arg(&task.module).arg("--replicas").arg(task.replicas.to_string());
     command.arg("--out").arg(&task.out).envs(variables.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    ends_with_parent(&mut command);
     command.spawn().map_err(io("start", program))
+}
+
+/// Nobody waits for the answer of a compiler whose parent was killed, and it may take minutes and gigabytes.
+fn ends_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let ask = move || {
+        // SAFETY: both are plain system calls, which may run between fork and exec.
+        let (asked, now) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), libc::getppid()) };
+        match asked {
+            0 if u32::try_from(now) == Ok(parent) => Ok(()),
+            0 => Err(std::io::ErrorKind::Interrupted.into()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    // SAFETY: `ask` allocates nothing and takes no lock.
+    unsafe { command.pre_exec(ask) };
 }
 
 fn wait(child: &mut Child, limit: Duration) -> Result<ExitStatus, ChildError> {
