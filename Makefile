@@ -56,6 +56,10 @@ bench-peers: build $(PEERS)/.venv/done
 	set -e; for size in small switch-base-8; do \
 	  $(PEERS)/.venv/bin/python $(PEERS)/compare.py target/release/switchyard target/peers docs/performance.md $$size; \
 	done
+	set -e; for experts in 8 16 32 64 128 256; do \
+	  $(PEERS)/.venv/bin/python $(PEERS)/compare.py target/release/switchyard target/peers docs/performance.md demo-$$experts-experts \
+	    "jax gather" "jax scatter"; \
+	done
 
 bench-tpu: build $(PEERS)/.venv/done
 	scripts/setup.sh --with-libtpu

@@ -25,7 +25,7 @@ CONFIGS = {
     "switch-base-8": ("graphs/switch-base-8.json", [
         "model.compute_dtype=float32", "model.dropout=0", "model.moe.expert_dropout=0",
         "batch.sequences=8", "batch.input_length=256", "batch.target_length=64"]),
-}
+} | {f"demo-{n}-experts": ("graphs/demo.json", [f"model.moe.num_experts={n}"]) for n in (8, 16, 32, 64, 128, 256)}
 PEERS = {"jax einsum": "jax_peer.py", "jax gather": "jax_peer.py", "jax scatter": "jax_peer.py", "torch": "torch_peer.py"}
 # What `transformers` computes: capacity per sequence, in slots. Only losses are compared with it.
 THERE = ["model.moe.group=sequence", "model.moe.capacity.kind=absolute", "model.moe.capacity.train=64"]
@@ -114,7 +114,7 @@ def measure(switchyard, name, peer, files):
 def row(name, peer, found):
     ours, theirs = found["ours"], found["theirs"]
     middle = lambda times: times[len(times) // 2]
-    span = lambda t: f"{middle(t):.2f} ({t[0]:.2f}, {t[-1]:.2f})"
+    span = lambda t: f"{middle(t):.3g} ({t[0]:.3g}, {t[-1]:.3g})"
     cost = lambda side: f"{side['emission']:.3f} / {side['compile']:.1f}" if side else ""
     start = {key: value for key, value in theirs.items() if key != "seconds"}
     ratio = middle(ours["seconds"]) / middle(theirs["seconds"])
