@@ -112,6 +112,17 @@ fn a_teacher_without_share_changes_nothing_and_one_with_share_only_the_student()
     let [taught, metrics] = step(&pair, 1.0, "distill_step");
     let moved = |name: &str| distance(&taught[name], &plain[name]);
     assert!(moved("decoder/block_0/mlp/wo") > 1e-4 && moved("encoder/block_0/attention/q") > 1e-4);
+    // Written out block by block, both networks take the rows of stacks instead.
+    let unrolled = {
+        let mut pair = Pair::new();
+        pair.student.model.scan_blocks = false;
+        pair.student.distillation.teacher.as_mut().unwrap().scan_blocks = false;
+        pair
+    };
+    let [written_out, _] = step(&unrolled, 1.0, "distill_step");
+    for (name, value) in &taught {
+        assert!(distance(&written_out[name], value) < 1e-5, "{name}");
+    }
     // With all of the loss: T^2 times the cross entropy of the predictions, and the z-loss.
     let (loss, soft, z) = (metrics["loss"][0], metrics["soft_cross_entropy"][0], metrics["z_loss"][0]);
     assert!((loss - (4.0 * soft + 1e-4 * z)).abs() < 1e-4 * loss, "{loss}, {soft}, {z}");

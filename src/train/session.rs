@@ -10,7 +10,7 @@ use crate::runtime::{
 use crate::shard::{Mesh, Partition, PartitionError, Placement};
 use crate::step::{Role, StateTensor};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// A program cannot be run on what is at hand.
@@ -378,15 +378,15 @@ impl Session {
     }
 }
 
+/// The stacks of which programs take and return rows, with the number of these.
 fn stacks(artifact: &Artifact) -> BTreeMap<String, usize> {
     let programs = artifact.manifest.programs.iter();
     let ports = programs.flat_map(|program| program.inputs.iter().chain(&program.outputs));
-    let mut stacks = BTreeMap::new();
+    let mut stacks: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
     for (stack, row) in ports.filter(|port| port.role.stays()).filter_map(|port| row_of(&port.name)) {
-        let rows = stacks.entry(stack.to_string()).or_default();
-        *rows = (row + 1).max(*rows);
+        stacks.entry(stack).or_default().insert(row);
     }
-    stacks
+    stacks.into_iter().map(|(stack, rows)| (stack.into(), rows.len())).collect()
 }
 
 fn port_type(port: &PortSpec) -> String {
