@@ -19,13 +19,15 @@ from safetensors.numpy import load_file, save_file
 HERE = pathlib.Path(__file__).parent
 # A configuration and what the bench changes. Without noise in the router, so that losses can agree.
 QUIET = ["model.moe.router.exploration.kind=argmax"]
+# The rate of the other two sizes, which is the one that peers know.
+SCHEDULE = 'schedule={"kind": "inverse_square_root"}'
 CONFIGS = {
     "small": ("graphs/small.json", [
         "model.num_encoder_layers=6", "model.num_decoder_layers=6", "batch.target_length=64"]),
     "switch-base-8": ("graphs/switch-base-8.json", [
         "model.compute_dtype=float32", "model.dropout=0", "model.moe.expert_dropout=0",
         "batch.sequences=8", "batch.input_length=256", "batch.target_length=64"]),
-} | {f"demo-{n}-experts": ("graphs/demo.json", [f"model.moe.num_experts={n}"]) for n in (8, 16, 32, 64, 128, 256)}
+} | {f"demo-{n}-experts": ("graphs/demo.json", [f"model.moe.num_experts={n}", SCHEDULE]) for n in (8, 16, 32, 64, 128, 256)}
 PEERS = {"jax einsum": "jax_peer.py", "jax gather": "jax_peer.py", "jax scatter": "jax_peer.py", "torch": "torch_peer.py"}
 # What `transformers` computes: capacity per sequence, in slots. Only losses are compared with it.
 THERE = ["model.moe.group=sequence", "model.moe.capacity.kind=absolute", "model.moe.capacity.train=64"]
