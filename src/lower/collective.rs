@@ -16,7 +16,7 @@ pub(super) fn all_reduce(
     reducer: Reducer,
     groups: &[Vec<usize>],
 ) -> Inst {
-    let combine = t.module.reducer(Some(reducer), ty.dtype);
+    let combine = t.module.reducer(Some(reducer), ty.dtype, 1);
     t.emit("all-reduce", shape_of(ty), &[x], |p| {
         p.replica_groups = replica_groups(groups);
         p.called_computation_ids = vec![combine];
@@ -43,7 +43,7 @@ pub(super) fn reduce_scatter(
     (dim, reducer): (usize, Reducer),
     groups: &[Vec<usize>],
 ) -> Inst {
-    let combine = t.module.reducer(Some(reducer), ty.dtype);
+    let combine = t.module.reducer(Some(reducer), ty.dtype, 1);
     t.emit("reduce-scatter", shape_of(ty), &[x], |p| {
         p.dimensions = vec![dim as i64];
         p.replica_groups = replica_groups(groups);

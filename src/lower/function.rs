@@ -4,7 +4,7 @@ use crate::hlo::{
     HloComputationProto, HloInstructionProto, OpMetadata, ShapeProto, literal_of, program_shape, shape_of,
     tuple_shape,
 };
-use crate::ir::{BinaryOp, DType, Literal, Reducer, TensorType};
+use crate::ir::{DType, Literal, Reducer, TensorType};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -26,44 +26,23 @@ impl Module {
         self.computations
     }
 
-    /// The computation that combines two scalars; `None` keeps the second.
-    pub fn reducer(&mut self, reducer: Option<Reducer>, dtype: DType) -> i64 {
-        if let Some(&id) = self.reducers.get(&(reducer, dtype, 1)) {
-            return id;
-        }
-        let mut f = Function::default();
-        let scalar = TensorType::scalar(dtype);
-        let old = f.parameter(self, shape_of(&scalar));
-        let new = f.parameter(self, shape_of(&scalar));
-        let (name, root) = match reducer {
-            Some(reducer) => {
-                let op: BinaryOp = reducer.binary();
-                (op.opcode(), f.emit(self, op.opcode(), shape_of(&scalar), &[&old, &new], |_| ()))
-            }
-            None => ("assign", new),
-        };
-        let id = f.finish(self, name, &root);
-        self.reducers.insert((reducer, dtype, 1), id);
-        id
-    }
-
-    /// The computation that combines `count` scalars with as many others.
-    pub fn reducers(&mut self, reducer: Reducer, dtype: DType, count: usize) -> i64 {
-        if count == 1 {
-            return self.reducer(Some(reducer), dtype);
-        }
-        if let Some(&id) = self.reducers.get(&(Some(reducer), dtype, count)) {
+    /// The computation that combines `count` scalars with as many others; `None` keeps the others.
+    pub fn reducer(&mut self, reducer: Option<Reducer>, dtype: DType, count: usize) -> i64 {
+        if let Some(&id) = self.reducers.get(&(reducer, dtype, count)) {
             return id;
         }
         let (mut f, shape) = (Function::default(), shape_of(&TensorType::scalar(dtype)));
         let scalars: Vec<Inst> = (0..2 * count).map(|_| f.parameter(self, shape.clone())).collect();
-        let name = reducer.binary().opcode();
         let (old, new) = scalars.split_at(count);
-        let combine = |(old, new)| f.emit(self, name, shape.clone(), &[old, new], |_| ());
+        let name = reducer.map_or("assign", |reducer| reducer.binary().opcode());
+        let combine = |(old, new): (&Inst, &Inst)| match reducer {
+            Some(_) => f.emit(self, name, shape.clone(), &[old, new], |_| ()),
+            None => *new,
+        };
         let combined: Vec<Inst> = old.iter().zip(new).map(combine).collect();
-        let root = f.tuple(self, &combined);
+        let root = if let [one] = combined[..] { one } else { f.tuple(self, &combined) };
         let id = f.finish(self, name, &root);
-        self.reducers.insert((Some(reducer), dtype, count), id);
+        self.reducers.insert((reducer, dtype, count), id);
         id
     }
 }

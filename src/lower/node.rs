@@ -67,7 +67,7 @@ fn reduce(
 ) -> Vec<Inst> {
     let dtype = types[0].dtype;
     let init = t.f.constant(t.module, &reducer.neutral(dtype));
-    let combine = t.module.reducers(reducer, dtype, x.len());
+    let combine = t.module.reducer(Some(reducer), dtype, x.len());
     let shapes: Vec<ShapeProto> = types.iter().map(shape_of).collect();
     let shape = if let [shape] = &shapes[..] { shape.clone() } else { tuple_shape(shapes) };
     let results = t.emit("reduce", shape, &[x, &vec![&init; x.len()]].concat(), |p| {
@@ -123,7 +123,7 @@ fn single(t: &mut Target, op: &Op, x: &[&Inst], ty: &TensorType) -> Inst {
                 Combiner::Assign => None,
                 Combiner::Reduce(reducer) => Some(*reducer),
             };
-            let combine = t.module.reducer(reducer, ty.dtype);
+            let combine = t.module.reducer(reducer, ty.dtype, 1);
             t.emit("scatter", shape, x, |p| {
                 p.scatter_dimension_numbers = Some(Box::new(scatter_dimensions(dims)));
                 p.called_computation_ids = vec![combine];

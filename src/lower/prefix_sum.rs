@@ -17,7 +17,7 @@ pub(super) fn cumsum(
     if ty.elements() == 0 {
         return *x;
     }
-    let combine = t.module.reducer(Some(Reducer::Add), ty.dtype);
+    let combine = t.module.reducer(Some(Reducer::Add), ty.dtype, 1);
     let zero = t.f.constant(t.module, &Reducer::Add.neutral(ty.dtype));
     let window = (0..ty.rank()).map(|d| window_dimension(if d == dim { size } else { 1 }, reverse)).collect();
     let inclusive = t.emit("reduce-window", shape_of(ty), &[x, &zero], |p| {

@@ -134,27 +134,30 @@ impl Adafactor {
 
     /// The factor of `direction` per element of the stack: rate, parameter scale, and the clip of its root mean square.
     fn step_size(&self, b: &mut Builder, spec: &ParamSpec, param: Value, direction: Value) -> Built {
-        let (rms, scale) = match self.settings.multiply_by_parameter_scale {
-            true => {
-                let squares = [b.square(direction)?, b.square(param)?];
-                let [rms, scale] = self.scalars.means.two(b, spec, squares, &spec.own_axes())?;
-                (b.sqrt(rms)?, Some(b.sqrt(scale)?))
-            }
-            false => {
-                let squares = b.square(direction)?;
-                let rms = self.scalars.means.mean(b, spec, squares, &spec.own_axes())?;
-                (b.sqrt(rms)?, None)
-            }
-        };
-        let excess = b.mul_scalar(rms, 1.0 / self.settings.clip_threshold)?;
+        let scaled = self.settings.multiply_by_parameter_scale.then_some(param);
+        let measured: Vec<Value> = [direction].into_iter().chain(scaled).collect();
+        let roots = self.root_mean_squares(b, spec, &measured)?;
+        let excess = b.mul_scalar(roots[0], 1.0 / self.settings.clip_threshold)?;
         let one = b.full_like(excess, 1.0)?;
         let excess = b.max(excess, one)?;
         let mut size = b.splat(self.scalars.rate, excess)?;
-        if let Some(scale) = scale {
+        if let Some(&scale) = roots.get(1) {
             let least = b.full_like(scale, self.settings.epsilon2)?;
             let scale = b.max(scale, least)?;
             size = b.mul(size, scale)?;
         }
         b.div(size, excess)
+    }
+
+    /// Over the own axes: one number per element of the stack, for each tensor.
+    fn root_mean_squares(
+        &self,
+        b: &mut Builder,
+        spec: &ParamSpec,
+        xs: &[Value],
+    ) -> Result<Vec<Value>, BuildError> {
+        let squares: Vec<Value> = xs.iter().map(|&x| b.square(x)).collect::<Result<_, _>>()?;
+        let means = self.scalars.means.means(b, spec, &squares, &spec.own_axes())?;
+        means.into_iter().map(|mean| b.sqrt(mean)).collect()
     }
 }

@@ -305,19 +305,18 @@ impl Means {
         self.of_sum(b, spec, sum, dims)
     }
 
-    /// The same of two tensors like the parameter.
-    pub fn two(
+    /// The same of several tensors like the parameter.
+    pub fn means(
         self,
         b: &mut Builder,
         spec: &ParamSpec,
-        xs: [Value; 2],
+        xs: &[Value],
         dims: &[usize],
-    ) -> Result<[Value; 2], BuildError> {
-        if !self.target.sums_together() {
-            return Ok([self.mean(b, spec, xs[0], dims)?, self.mean(b, spec, xs[1], dims)?]);
+    ) -> Result<Vec<Value>, BuildError> {
+        match self.target.sums_together() {
+            true => b.sums(xs, dims)?.into_iter().map(|sum| self.of_sum(b, spec, sum, dims)).collect(),
+            false => xs.iter().map(|&x| self.mean(b, spec, x, dims)).collect(),
         }
-        let sums = b.sums(&xs, dims)?;
-        Ok([self.of_sum(b, spec, sums[0], dims)?, self.of_sum(b, spec, sums[1], dims)?])
     }
 
     fn of_sum(self, b: &mut Builder, spec: &ParamSpec, sum: Value, dims: &[usize]) -> Built {

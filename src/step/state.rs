@@ -35,8 +35,21 @@ pub struct Layout {
     pub specs: Vec<ParamSpec>,
     /// What the optimizer keeps for them.
     pub slots: Vec<Slot>,
-    /// The whole state, each stack as one tensor.
-    tensors: Vec<StateTensor>,
+}
+
+/// All parameters of a run, as its mesh divides them.
+fn params(config: &RunConfig) -> Vec<ParamDef> {
+    let mut params = model::declare(&config.model);
+    if config.mesh.shard_vocabulary {
+        for def in params.iter_mut().filter(|def| vocabulary::has_words(&def.name)) {
+            def.split(-2, Axis::Model);
+        }
+    }
+    if config.mesh.shard_state {
+        let trained = params.iter_mut().filter(|def| def.trained);
+        trained.for_each(|def| def.split_over_data(&config.mesh));
+    }
+    params
 }
 
 /// What the optimizer must know of those parameters that are trained.
@@ -70,21 +83,11 @@ fn tensors(params: &[ParamDef], slots: &[Slot]) -> Vec<StateTensor> {
 impl Layout {
     /// The parts for a configuration.
     pub fn new(config: &RunConfig) -> Self {
-        let mut params = model::declare(&config.model);
-        if config.mesh.shard_vocabulary {
-            for def in params.iter_mut().filter(|def| vocabulary::has_words(&def.name)) {
-                def.split(-2, Axis::Model);
-            }
-        }
-        if config.mesh.shard_state {
-            let trained = params.iter_mut().filter(|def| def.trained);
-            trained.for_each(|def| def.split_over_data(&config.mesh));
-        }
-        let tensors = tensors(&params, &optim::slots(&config.optimizer, &specs(&params)));
+        let params = params(config);
         let held = model::held(&config.model, &params);
         let specs = specs(&held);
         let slots = optim::slots(&config.optimizer, &specs);
-        Self { params, held, specs, slots, tensors }
+        Self { params, held, specs, slots }
     }
 
     /// The partition of a parameter or slot as it is held.
@@ -100,7 +103,8 @@ pub fn is_parameter(name: &str) -> bool {
     !name.starts_with("optimizer/") && name != "step" && name != "key"
 }
 
-/// All tensors of the state, in order.
+/// All tensors of the state, in order, each stack as one.
 pub fn layout(config: &RunConfig) -> Vec<StateTensor> {
-    Layout::new(config).tensors
+    let params = params(config);
+    tensors(&params, &optim::slots(&config.optimizer, &specs(&params)))
 }
