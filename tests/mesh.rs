@@ -280,6 +280,11 @@ fn adafactor_on_a_mesh_is_adafactor_on_one_device() {
             (json!({"model": 2}), &[]),
             (json!({"data": 2, "shard_state": true}), &[]),
             (json!({"expert": 4, "model": 2}), &[]),
+            // Mean squares of parameters that are split over every axis pass from step to step.
+            (
+                json!({"data": 2, "expert": 2, "model": 2, "shard_state": true}),
+                &[("target", json!("tpu")), ("model.scan_blocks", json!(false))],
+            ),
         ],
     );
 }

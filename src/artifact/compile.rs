@@ -6,7 +6,7 @@ use crate::build::BuildError;
 use crate::config::{RunConfig, Target};
 use crate::hlo::HloModuleProto;
 use crate::ir::Graph;
-use crate::step::{self, PROGRAMS, Program};
+use crate::step::{self, DERIVE, PROGRAMS, Program, Role};
 use crate::{ir, lower};
 
 /// A configuration could not be compiled.
@@ -27,10 +27,10 @@ pub fn compile(config: &RunConfig) -> Result<Artifact, CompileError> {
     compile_programs(config, &step::programs(config))
 }
 
-/// Some programs of a configuration.
+/// Some programs of a configuration, and the one that makes what these need beside the state.
 pub fn compile_programs(config: &RunConfig, names: &[&str]) -> Result<Artifact, CompileError> {
     let state = step::layout(config);
-    let mut manifest = Manifest {
+    let manifest = Manifest {
         format_version: FORMAT_VERSION,
         config: config.clone(),
         config_digest: config.digest(),
@@ -41,19 +41,28 @@ pub fn compile_programs(config: &RunConfig, names: &[&str]) -> Result<Artifact, 
         moe_layers: vec![],
         programs: vec![],
     };
-    let mut modules = vec![];
-    for name in names {
-        let (program, module) = compile_program(config, name)?;
-        manifest.moe_layers.extend(moe_layers(config, name));
-        manifest.programs.push(ProgramSpec {
-            name: (*name).into(),
-            hlo_digest: store::digest(&crate::hlo::encode(&module)),
-            inputs: program.inputs.iter().map(PortSpec::new).collect(),
-            outputs: program.outputs.iter().map(PortSpec::new).collect(),
-        });
-        modules.push(module);
+    let mut artifact = Artifact { manifest, modules: vec![] };
+    names.iter().try_for_each(|name| add(&mut artifact, name))?;
+    let mut inputs = artifact.manifest.programs.iter().flat_map(|program| &program.inputs);
+    if inputs.any(|port| port.role == Role::Derived) && !names.contains(&DERIVE) {
+        add(&mut artifact, DERIVE)?;
     }
-    Ok(Artifact { manifest, modules })
+    Ok(artifact)
+}
+
+/// Adds a program of its configuration to an artifact.
+fn add(artifact: &mut Artifact, name: &str) -> Result<(), CompileError> {
+    let manifest = &mut artifact.manifest;
+    let (program, module) = compile_program(&manifest.config, name)?;
+    manifest.moe_layers.extend(moe_layers(&manifest.config, name));
+    manifest.programs.push(ProgramSpec {
+        name: name.into(),
+        hlo_digest: store::digest(&crate::hlo::encode(&module)),
+        inputs: program.inputs.iter().map(PortSpec::new).collect(),
+        outputs: program.outputs.iter().map(PortSpec::new).collect(),
+    });
+    artifact.modules.push(module);
+    Ok(())
 }
 
 /// One program and its module.

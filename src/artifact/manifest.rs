@@ -6,7 +6,7 @@ use crate::ir::{DType, TensorType};
 use crate::layers::{self, Phase};
 use crate::moe::{EXCHANGED_INPUTS, EXCHANGED_OUTPUTS, MoeShape};
 use crate::shard::{Mesh, Partition, Placement};
-use crate::step::{DISTILL_STEP, Port, Role, TEACHER_SCOPE, decoding};
+use crate::step::{DERIVE, DISTILL_STEP, Port, Role, TEACHER_SCOPE, decoding};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -139,7 +139,7 @@ pub(super) fn moe_layers(config: &RunConfig, program: &str) -> Vec<MoeLayer> {
     let (input, target) = (config.batch.input_length, config.batch.target_length);
     let both = vec![(Side::Encoder, input), (Side::Decoder, target)];
     match program {
-        "init" => vec![],
+        "init" | DERIVE => vec![],
         "prefill" if Side::Encoder.layers(model) > 0 => {
             layers_of(config, model, (program, Phase::Eval), &[(Side::Encoder, input)])
         }

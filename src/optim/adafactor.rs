@@ -1,7 +1,7 @@
 //! Adafactor as T5 uses it.
 
 use super::spec::{Factors, ParamSpec};
-use super::update::{Decay, Gradient, Scalars, Updated, moving_average};
+use super::update::{Decay, Gradient, Scalars, Tensor, Updated, moving_average};
 use crate::build::{BuildError, Builder};
 use crate::ir::{DType, Value};
 
@@ -49,10 +49,8 @@ impl Adafactor {
     pub fn apply(
         &self,
         b: &mut Builder,
-        spec: &ParamSpec,
-        param: Value,
+        Tensor { spec, value: param, slots, mean_square, .. }: Tensor,
         gradient: Gradient,
-        slots: &[Value],
     ) -> Updated {
         let factors = Factors::of(spec, self.settings.min_dim_size_to_factor);
         let (direction, mut new) = match (factors, gradient.means, slots) {
@@ -62,7 +60,7 @@ impl Adafactor {
             (None, _, &[v, ..]) => self.full(b, gradient.clipped, v)?,
             _ => return Err(BuildError::Invalid(format!("optimizer: slots of `{}` are missing", spec.name))),
         };
-        let size = self.step_size(b, spec, param, direction)?;
+        let size = self.step_size(b, spec, (param, mean_square), direction)?;
         let shape = b.shape(direction);
         let size = b.unreduce(size, &shape, &spec.own_axes())?;
         let mut change = b.mul(direction, size)?;
@@ -133,10 +131,18 @@ impl Adafactor {
     }
 
     /// The factor of `direction` per element of the stack: rate, parameter scale, and the clip of its root mean square.
-    fn step_size(&self, b: &mut Builder, spec: &ParamSpec, param: Value, direction: Value) -> Built {
-        let scaled = self.settings.multiply_by_parameter_scale.then_some(param);
-        let measured: Vec<Value> = [direction].into_iter().chain(scaled).collect();
-        let roots = self.root_mean_squares(b, spec, &measured)?;
+    fn step_size(
+        &self,
+        b: &mut Builder,
+        spec: &ParamSpec,
+        (param, mean_square): (Value, Option<Value>),
+        direction: Value,
+    ) -> Built {
+        let measured = self.settings.multiply_by_parameter_scale && mean_square.is_none();
+        let measured: Vec<Value> = [direction].into_iter().chain(measured.then_some(param)).collect();
+        let mut squares = self.mean_squares(b, spec, &measured)?;
+        squares.extend(mean_square);
+        let roots: Vec<Value> = squares.into_iter().map(|mean| b.sqrt(mean)).collect::<Result<_, _>>()?;
         let excess = b.mul_scalar(roots[0], 1.0 / self.settings.clip_threshold)?;
         let one = b.full_like(excess, 1.0)?;
         let excess = b.max(excess, one)?;
@@ -150,14 +156,13 @@ impl Adafactor {
     }
 
     /// Over the own axes: one number per element of the stack, for each tensor.
-    fn root_mean_squares(
+    fn mean_squares(
         &self,
         b: &mut Builder,
         spec: &ParamSpec,
         xs: &[Value],
     ) -> Result<Vec<Value>, BuildError> {
         let squares: Vec<Value> = xs.iter().map(|&x| b.square(x)).collect::<Result<_, _>>()?;
-        let means = self.scalars.means.means(b, spec, &squares, &spec.own_axes())?;
-        means.into_iter().map(|mean| b.sqrt(mean)).collect()
+        self.scalars.means.means(b, spec, &squares, &spec.own_axes())
     }
 }

@@ -1,7 +1,6 @@
 //! Adam with decoupled weight decay.
 
-use super::spec::ParamSpec;
-use super::update::{Decay, Gradient, Scalars, Updated, moving_average};
+use super::update::{Decay, Gradient, Scalars, Tensor, Updated, moving_average};
 use crate::build::{BuildError, Builder};
 use crate::ir::{DType, Value};
 
@@ -33,10 +32,8 @@ impl AdamW {
     pub fn apply(
         &self,
         b: &mut Builder,
-        spec: &ParamSpec,
-        param: Value,
+        Tensor { spec, value: param, slots, .. }: Tensor,
         gradient: Gradient,
-        slots: &[Value],
     ) -> Updated {
         let &[m, v] = slots else {
             return Err(BuildError::Invalid(format!("optimizer: slots of `{}` are missing", spec.name)));

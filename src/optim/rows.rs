@@ -4,6 +4,7 @@
 use super::spec::ParamSpec;
 use super::update::{Context, New, Rule, Scalars, Tensor, apply as apply_one};
 use crate::build::{BuildError, Builder, ScanInputs};
+use crate::ir::Value;
 
 /// Whether the first axis stacks separate tensors, all of which each device has.
 pub(super) fn has_rows(spec: &ParamSpec) -> bool {
@@ -19,21 +20,21 @@ fn row(spec: &ParamSpec) -> ParamSpec {
     row
 }
 
-/// The update of a stack whose gradient is not clipped; the squares are `f32[rows]`.
+/// The update of a stack whose gradient is not clipped, and its squares, `f32[rows]`.
 pub(super) fn apply(
     b: &mut Builder,
     cx: &Context,
     scalars: Scalars,
     tensor: Tensor,
-) -> Result<New, BuildError> {
+) -> Result<(New, Value), BuildError> {
     let spec = row(tensor.spec);
     let xs = [&[tensor.value, tensor.grad], tensor.slots].concat();
     let inputs = ScanInputs { consts: &[scalars.rate, scalars.count], xs: &xs, ..Default::default() };
     let (_, ys) = b.scan(inputs, |b, consts, _, xs| {
         let rule = Rule::new(b, cx.optimizer, Scalars { rate: consts[0], count: consts[1], ..scalars })?;
-        let tensor = Tensor { spec: &spec, value: xs[0], grad: xs[1], slots: &xs[2..] };
-        let New { value, slots, squares } = apply_one(b, cx, &rule, tensor)?;
+        let tensor = Tensor { spec: &spec, value: xs[0], grad: xs[1], slots: &xs[2..], mean_square: None };
+        let (New { value, slots, .. }, squares) = apply_one(b, cx, &rule, tensor)?;
         Ok((vec![], [vec![value, squares], slots].concat()))
     })?;
-    Ok(New { value: ys[0], squares: ys[1], slots: ys[2..].to_vec() })
+    Ok((New { value: ys[0], slots: ys[2..].to_vec(), mean_square: None }, ys[1]))
 }

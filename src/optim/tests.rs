@@ -4,7 +4,7 @@ use super::*;
 use crate::build::{BuildError, Builder};
 use crate::config::{OptimizerConfig, Schedule, Target};
 use crate::eval::evaluate;
-use crate::ir::{DType, Graph, Literal, Op, TensorType, optimize, verify};
+use crate::ir::{DType, Graph, Literal, Node, Op, TensorType, optimize, verify};
 use crate::shard::{Mesh, Partition};
 
 const FLAT: Schedule = Schedule::Constant { rate: 0.01, warmup_steps: 0 };
@@ -32,7 +32,7 @@ fn adamw(weight: f64, clip: Option<f64>) -> OptimizerConfig {
     }
 }
 
-/// `(params, grads, slots, step) -> (params, slots, rate, norm)`.
+/// `(params, grads, slots, mean squares, step) -> (params, slots, mean squares, rate, norm)`.
 fn program(config: &OptimizerConfig, schedule: &Schedule, specs: &[ParamSpec], grads: DType) -> Graph {
     program_with(context(config, schedule), (specs, grads))
 }
@@ -45,13 +45,17 @@ fn program_with(cx: Context, (specs, grads): (&[ParamSpec], DType)) -> Graph {
     let n = specs.len();
     let mut types: Vec<TensorType> = specs.iter().map(|s| s.ty.clone()).collect();
     types.extend(specs.iter().map(|s| s.ty.with_dtype(grads)));
-    types.extend(slots(cx.optimizer, specs).into_iter().map(|s| s.ty));
+    let kept = slots(cx.optimizer, specs);
+    types.extend(kept.iter().map(|s| s.ty.clone()));
+    types.extend(mean_squares(&cx, specs).into_iter().map(|s| s.ty));
     types.push(TensorType::scalar(DType::S32));
     let graph = Builder::graph(&types, |b, x| {
         let (step, state) = x.split_last().unwrap();
-        let (values, grads, slots) = (&state[..n], &state[n..2 * n], &state[2 * n..]);
-        let new = update(b, &cx, specs, values, grads, slots, *step)?;
-        Ok([new.params, new.slots, vec![new.learning_rate, new.grad_norm]].concat())
+        let (params, rest) = state.split_at(n);
+        let (grads, rest) = rest.split_at(n);
+        let (slots, mean_squares) = rest.split_at(kept.len());
+        let new = update(b, &cx, specs, State { params, slots, mean_squares }, grads, *step)?;
+        Ok([new.params, new.slots, new.mean_squares, vec![new.learning_rate, new.grad_norm]].concat())
     });
     let graph = optimize(&graph.unwrap());
     verify(&graph).unwrap();
@@ -65,7 +69,7 @@ fn train(config: &OptimizerConfig, spec: &ParamSpec, param: &[f32], grads: &[&[f
         let cx = Context { gradients_by_rows: by_rows, ..context(config, &FLAT) };
         let graph = program_with(cx, (specs, DType::F32));
         assert_eq!(graph.nodes().iter().any(|n| matches!(n.op, Op::Scan(_))), by_rows && spec.batch_axes > 0);
-        train_by(&graph, config, spec, param, grads)
+        train_by(&graph, &cx, spec, param, grads)
     });
     // The norm is a sum of the same terms in another order.
     let (last, rest) = whole.split_last().unwrap();
@@ -74,16 +78,14 @@ fn train(config: &OptimizerConfig, spec: &ParamSpec, param: &[f32], grads: &[&[f
     whole
 }
 
-fn train_by(
-    graph: &Graph,
-    config: &OptimizerConfig,
-    spec: &ParamSpec,
-    param: &[f32],
-    grads: &[&[f32]],
-) -> Vec<Vec<f64>> {
+fn train_by(graph: &Graph, cx: &Context, spec: &ParamSpec, param: &[f32], grads: &[&[f32]]) -> Vec<Vec<f64>> {
     let shape = spec.ty.shape.clone();
     let mut state = vec![Literal::new(shape.clone(), param).unwrap()];
-    state.extend(slots(config, std::slice::from_ref(spec)).into_iter().map(|s| Literal::zeros(s.ty)));
+    let specs = std::slice::from_ref(spec);
+    let derive = Builder::graph(std::slice::from_ref(&spec.ty), |b, x| take_mean_squares(b, cx, specs, x));
+    let derived = evaluate(&derive.unwrap(), &state).unwrap();
+    state.extend(slots(cx.optimizer, specs).into_iter().map(|s| Literal::zeros(s.ty)));
+    state.extend(derived);
     for (step, grad) in grads.iter().enumerate() {
         let mut inputs = state.clone();
         inputs.insert(1, Literal::new(shape.clone(), grad).unwrap());
@@ -281,7 +283,7 @@ fn gradients_in_bfloat16_are_taken() {
 fn full_reductions(config: &OptimizerConfig) -> usize {
     let spec = spec(&[256, 128], 0);
     let graph = program(config, &FLAT, std::slice::from_ref(&spec), DType::F32);
-    let is_full = |n: &&crate::ir::Node| graph.ty(n.operands[0]).elements() == spec.ty.elements();
+    let is_full = |n: &&Node| graph.ty(n.operands[0]).elements() == spec.ty.elements();
     graph.nodes().iter().filter(|n| matches!(n.op, Op::Reduce { .. })).filter(is_full).count()
 }
 
@@ -298,22 +300,47 @@ fn sums_are_shaped_for_the_compiler_and_the_update_is_the_same() {
     let (config, spec) = (adafactor(128, None, None), spec(&[2, 128, 160], 1));
     let wave =
         |scale: f64| (0..spec.ty.elements()).map(|n| (n as f64 * scale).sin() as f32).collect::<Vec<_>>();
-    let (param, grad) = (wave(0.37), wave(1.3));
-    // Long sums in two parts, whole ones, two sums in one pass.
-    let [cpu, gpu, tpu] = [Target::Cpu, Target::Gpu, Target::Tpu].map(|target| {
-        let cx = Context { target, ..context(&config, &FLAT) };
-        let graph = program_with(cx, (std::slice::from_ref(&spec), DType::F32));
-        let count = |wanted: fn(&crate::ir::Node) -> bool| graph.nodes().iter().filter(|n| wanted(n)).count();
-        assert_eq!(count(|n| matches!(n.op, Op::OptimizationBarrier)) > 0, target == Target::Cpu);
-        let together = count(|n| matches!(n.op, Op::Reduce { .. }) && n.operands.len() == 2);
-        assert_eq!(together, (target == Target::Tpu) as usize);
-        train_by(&graph, &config, &spec, &param, &[&grad])
+    let (param, grads) = (wave(0.37), [wave(1.3), wave(0.9)]);
+    let grads: Vec<&[f32]> = grads.iter().map(Vec::as_slice).collect();
+    let cases = [
+        (Target::Cpu, false),
+        (Target::Gpu, false),
+        (Target::Gpu, true),
+        (Target::Tpu, false),
+        (Target::Tpu, true),
+    ];
+    let found = cases.map(|(target, gradients_by_rows)| {
+        let cx = Context { target, gradients_by_rows, ..context(&config, &FLAT) };
+        let specs = std::slice::from_ref(&spec);
+        let graph = program_with(cx, (specs, DType::F32));
+        // On CPUs long sums in two parts; on TPUs mean squares of parameters from the update before, or two sums in one pass.
+        assert_eq!(count(&graph, |n| matches!(n.op, Op::OptimizationBarrier)) > 0, target == Target::Cpu);
+        let together = count(&graph, |n| matches!(n.op, Op::Reduce { .. }) && n.operands.len() == 2);
+        assert_eq!(together, (target == Target::Tpu && gradients_by_rows) as usize);
+        assert_eq!(mean_squares(&cx, specs).len(), (target == Target::Tpu && !gradients_by_rows) as usize);
+        train_by(&graph, &cx, &spec, &param, &grads)
     });
-    assert_ne!(cpu, gpu, "sums in another order");
-    assert_eq!(gpu, tpu);
-    for (split, whole) in cpu.iter().zip(&gpu) {
+    let [cpu, whole, by_rows, kept, together] = found;
+    assert_ne!(cpu, whole, "sums in another order");
+    assert_eq!(by_rows, together);
+    // Parameter and moments; the squares of what became the parameter; rate and norm.
+    assert_eq!(kept[..3], whole[..3]);
+    assert_eq!(kept[4..], whole[3..]);
+    let squares = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
+    let expected: Vec<f64> = kept[0].chunks(128 * 160).map(squares).collect();
+    close(&kept[3], &expected, 1e-5 * expected[0]);
+    for (split, whole) in cpu.iter().zip(&whole) {
         close(split, whole, 1e-4 * whole.iter().fold(0.0, |most: f64, x| most.max(x.abs())));
     }
+}
+
+/// Nodes of a graph and of its loops.
+fn count(graph: &Graph, wanted: fn(&Node) -> bool) -> usize {
+    let below = |node: &Node| match &node.op {
+        Op::Scan(scan) => count(&scan.body, wanted),
+        _ => 0,
+    };
+    graph.nodes().iter().map(|node| wanted(node) as usize + below(node)).sum()
 }
 
 #[test]
@@ -323,7 +350,8 @@ fn inputs_that_do_not_fit_are_refused() {
         let one = [param];
         let optimizer = &adamw(0.1, None);
         let cx = context(optimizer, &FLAT);
-        update(b, &cx, &[spec(&[3], 0)], &one, &one, &one, x[0])?;
+        let state = State { params: &one, slots: &one, mean_squares: &[] };
+        update(b, &cx, &[spec(&[3], 0)], state, &one, x[0])?;
         Ok(vec![])
     });
     let Err(error @ BuildError::Invalid(_)) = result else { panic!("{result:?}") };

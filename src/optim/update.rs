@@ -2,9 +2,10 @@
 
 use super::adafactor::{self, Adafactor};
 use super::adamw::{self, AdamW};
+use super::mean_squares;
 use super::rows;
 use super::schedule::learning_rate;
-use super::spec::{Factors, ParamSpec, slots_of};
+use super::spec::{Factors, ParamSpec, Slot, slots, slots_of};
 use crate::build::{BuildError, Builder};
 use crate::config::{OptimizerConfig, Schedule, Target};
 use crate::ir::{DType, TensorType, Value};
@@ -25,8 +26,21 @@ pub struct Context<'a> {
 }
 
 impl Context<'_> {
-    fn means(&self) -> Means {
+    pub(super) fn means(&self) -> Means {
         Means { mesh: self.mesh, target: self.target }
+    }
+
+    /// Whether a loop updates this stack row by row.
+    fn updates_by_rows(&self, spec: &ParamSpec) -> bool {
+        self.gradients_by_rows && self.clip_global_norm().is_none() && rows::has_rows(spec)
+    }
+
+    /// Whether the mean square of this parameter is kept for its next update. Not of stacks that a loop updates in place: the sum
+    /// would be another reader of the new row, for which XLA copies the stack.
+    pub(super) fn keeps_mean_square(&self, spec: &ParamSpec) -> bool {
+        let wanted =
+            matches!(self.optimizer, OptimizerConfig::Adafactor { multiply_by_parameter_scale: true, .. });
+        wanted && self.target.keeps_mean_squares() && !self.updates_by_rows(spec)
     }
 
     /// The largest norm of all gradients together.
@@ -38,12 +52,23 @@ impl Context<'_> {
     }
 }
 
+/// What an optimizer step changes: blocks that this device holds.
+#[derive(Debug, Clone, Copy)]
+pub struct State<'a> {
+    pub params: &'a [Value],
+    /// As [`super::slots`] lists them.
+    pub slots: &'a [Value],
+    /// As [`super::mean_squares`] lists them.
+    pub mean_squares: &'a [Value],
+}
+
 /// What an optimizer step gives.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Update {
     /// Of the types of the old ones.
     pub params: Vec<Value>,
     pub slots: Vec<Value>,
+    pub mean_squares: Vec<Value>,
     /// `f32[]`.
     pub learning_rate: Value,
     /// Euclidean norm of all gradients before clipping: `f32[]`; not finite if any gradient is not.
@@ -70,7 +95,7 @@ pub(super) struct Gradient {
     pub means: Option<(Value, Value)>,
 }
 
-/// New value of a parameter and of its slots.
+/// New value of a parameter, in float32, and of its slots.
 pub(super) type Updated = Result<(Value, Vec<Value>), BuildError>;
 
 /// A gradient, and the sum of the squares of what this device holds of it: `f32[]`, or one for each row of a stack.
@@ -86,40 +111,42 @@ pub(super) enum Rule {
 
 /// Adds one step of the optimizer to the program.
 ///
-/// `values` are the blocks of `params` that this device holds; `grads` their shapes and any float type: of each parameter this device's part,
-/// which is summed over the devices that hold copies; `slots` are as [`super::slots`] lists them; `step` is an integer scalar, 0 at the first step.
+/// `grads` have the shapes of the blocks of `params` and any float type: of each parameter this device's part,
+/// which is summed over the devices that hold copies; `step` is an integer scalar, 0 at the first step.
 /// Gradients are clipped by their global norm first, if the configuration says so. Errors: [`BuildError::Invalid`] if the
 /// inputs do not fit.
 pub fn update(
     b: &mut Builder,
     cx: &Context,
     params: &[ParamSpec],
-    values: &[Value],
+    state: State,
     grads: &[Value],
-    slots: &[Value],
     step: Value,
 ) -> Result<Update, BuildError> {
-    check(b, cx, params, (values, grads, slots))?;
+    check(b, cx, params, state, grads)?;
     let learning_rate = learning_rate(b, cx.schedule, step)?;
     let count = b.convert(step, DType::F32)?;
     let count = b.add_scalar(count, 1.0)?;
     let scalars = Scalars { means: cx.means(), rate: learning_rate, count, clip: None };
-    let mut left = slots;
+    let (mut left, mut kept) = (state.slots, state.mean_squares.iter());
     let tensors: Vec<Tensor> = params
         .iter()
-        .zip(values.iter().zip(grads))
+        .zip(state.params.iter().zip(grads))
         .map(|(spec, (&value, &grad))| {
             let (slots, rest) = left.split_at(slots_of(cx.optimizer, spec).len());
             left = rest;
-            Tensor { spec, value, grad, slots }
+            let mean_square = if cx.keeps_mean_square(spec) { kept.next().copied() } else { None };
+            Tensor { spec, value, grad, slots, mean_square }
         })
         .collect();
     let (updated, grad_norm) = match cx.clip_global_norm() {
         Some(limit) => clipped(b, cx, &tensors, scalars, limit)?,
         None => unclipped(b, cx, &tensors, scalars)?,
     };
-    let (params, slots): (Vec<Value>, Vec<Vec<Value>>) = updated.into_iter().unzip();
-    Ok(Update { params, slots: slots.concat(), learning_rate, grad_norm })
+    let params = updated.iter().map(|new| new.value).collect();
+    let mean_squares = updated.iter().filter_map(|new| new.mean_square).collect();
+    let slots = updated.into_iter().flat_map(|new| new.slots).collect();
+    Ok(Update { params, slots, mean_squares, learning_rate, grad_norm })
 }
 
 /// A parameter and what belongs to it.
@@ -129,10 +156,19 @@ pub(super) struct Tensor<'a> {
     pub value: Value,
     pub grad: Value,
     pub slots: &'a [Value],
+    /// Where [`Context::keeps_mean_square`] says so.
+    pub mean_square: Option<Value>,
 }
 
-/// New parameters with their slots, and the norm of all gradients.
-type All = Result<(Vec<(Value, Vec<Value>)>, Value), BuildError>;
+/// What a parameter and what belongs to it become.
+pub(super) struct New {
+    pub value: Value,
+    pub slots: Vec<Value>,
+    pub mean_square: Option<Value>,
+}
+
+/// New parameters, and the norm of all gradients.
+type All = Result<(Vec<New>, Value), BuildError>;
 
 /// All gradients are there before any parameter changes: their norm scales each.
 fn clipped(b: &mut Builder, cx: &Context, tensors: &[Tensor], scalars: Scalars, limit: f64) -> All {
@@ -142,10 +178,10 @@ fn clipped(b: &mut Builder, cx: &Context, tensors: &[Tensor], scalars: Scalars, 
     let grad_norm = norm(b, cx, tensors, measured.iter().map(|m| m.squares))?;
     let clip = clip_factor(b, limit, grad_norm)?;
     let rule = Rule::new(b, cx.optimizer, Scalars { clip: Some(clip), ..scalars })?;
-    let apply = |(&Tensor { spec, value, slots, .. }, Measured { gradient, .. }): (&Tensor, Measured)| {
-        b.scoped(&spec.name, |b| {
+    let apply = |(&tensor, Measured { gradient, .. }): (&Tensor, Measured)| {
+        b.scoped(&tensor.spec.name, |b| {
             let clipped = b.scale(gradient.clipped, clip)?;
-            rule.apply(b, spec, value, Gradient { clipped, ..gradient }, slots)
+            rule.apply(b, cx, tensor, Gradient { clipped, ..gradient })
         })
     };
     let updated = tensors.iter().zip(measured).map(apply).collect::<Result<_, _>>()?;
@@ -157,31 +193,26 @@ fn unclipped(b: &mut Builder, cx: &Context, tensors: &[Tensor], scalars: Scalars
     let rule = Rule::new(b, cx.optimizer, scalars)?;
     let (mut updated, mut squares) = (vec![], vec![]);
     for &tensor in tensors {
-        let new =
-            b.scoped(&tensor.spec.name, |b| match cx.gradients_by_rows && rows::has_rows(tensor.spec) {
-                true => rows::apply(b, cx, scalars, tensor),
-                false => apply(b, cx, &rule, tensor),
-            })?;
-        updated.push((new.value, new.slots));
-        squares.push(new.squares);
+        let (new, sum) = b.scoped(&tensor.spec.name, |b| match cx.updates_by_rows(tensor.spec) {
+            true => rows::apply(b, cx, scalars, tensor),
+            false => apply(b, cx, &rule, tensor),
+        })?;
+        updated.push(new);
+        squares.push(sum);
     }
     let grad_norm = norm(b, cx, tensors, squares)?;
     Ok((updated, grad_norm))
 }
 
-/// What one parameter becomes.
-pub(super) struct New {
-    pub value: Value,
-    pub slots: Vec<Value>,
-    /// As in [`Measured`].
-    pub squares: Value,
-}
-
-/// The update of one parameter whose gradient is not clipped.
-pub(super) fn apply(b: &mut Builder, cx: &Context, rule: &Rule, tensor: Tensor) -> Result<New, BuildError> {
+/// The update of one parameter whose gradient is not clipped, and the squares of that as in [`Measured`].
+pub(super) fn apply(
+    b: &mut Builder,
+    cx: &Context,
+    rule: &Rule,
+    tensor: Tensor,
+) -> Result<(New, Value), BuildError> {
     let Measured { gradient, squares } = measure(b, cx, tensor.spec, tensor.grad)?;
-    let (value, slots) = rule.apply(b, tensor.spec, tensor.value, gradient, tensor.slots)?;
-    Ok(New { value, slots, squares })
+    Ok((rule.apply(b, cx, tensor, gradient)?, squares))
 }
 
 impl Rule {
@@ -222,17 +253,19 @@ impl Rule {
     fn apply(
         &self,
         b: &mut Builder,
-        spec: &ParamSpec,
-        param: Value,
+        cx: &Context,
+        tensor: Tensor,
         gradient: Gradient,
-        slots: &[Value],
-    ) -> Updated {
-        let master = b.convert(param, DType::F32)?;
+    ) -> Result<New, BuildError> {
+        let spec = tensor.spec;
+        let master = Tensor { value: b.convert(tensor.value, DType::F32)?, ..tensor };
         let (new, slots) = match self {
-            Rule::Adafactor(rule) => rule.apply(b, spec, master, gradient, slots)?,
-            Rule::AdamW(rule) => rule.apply(b, spec, master, gradient, slots)?,
+            Rule::Adafactor(rule) => rule.apply(b, master, gradient)?,
+            Rule::AdamW(rule) => rule.apply(b, master, gradient)?,
         };
-        Ok((b.convert(new, spec.ty.dtype)?, slots))
+        let value = b.convert(new, spec.ty.dtype)?;
+        let mean_square = tensor.mean_square.map(|_| mean_squares::take(b, cx, spec, value)).transpose()?;
+        Ok(New { value, slots, mean_square })
     }
 }
 
@@ -382,17 +415,18 @@ fn check(
     b: &Builder,
     cx: &Context,
     params: &[ParamSpec],
-    (values, grads, slots): (&[Value], &[Value], &[Value]),
+    state: State,
+    grads: &[Value],
 ) -> Result<(), BuildError> {
     let types: Vec<TensorType> =
         params.iter().map(|spec| spec.partition.block(&cx.mesh, &spec.ty)).collect::<Result<_, _>>()?;
-    let slot_types: Vec<TensorType> = params
-        .iter()
-        .flat_map(|spec| slots_of(cx.optimizer, spec))
-        .map(|slot| slot.partition.block(&cx.mesh, &slot.ty))
-        .collect::<Result<_, _>>()?;
-    same("parameter", &b.types(values), &types)?;
-    same("slot", &b.types(slots), &slot_types)?;
+    let blocks = |slots: Vec<Slot>| -> Result<Vec<TensorType>, BuildError> {
+        slots.iter().map(|slot| Ok(slot.partition.block(&cx.mesh, &slot.ty)?)).collect()
+    };
+    same("parameter", &b.types(state.params), &types)?;
+    same("slot", &b.types(state.slots), &blocks(slots(cx.optimizer, params))?)?;
+    let kept = blocks(mean_squares::mean_squares(cx, params))?;
+    same("mean square", &b.types(state.mean_squares), &kept)?;
     // Any float type will do for a gradient.
     let in_f32 = |ty: &TensorType| if ty.dtype.is_float() { ty.with_dtype(DType::F32) } else { ty.clone() };
     let found: Vec<TensorType> = b.types(grads).iter().map(in_f32).collect();

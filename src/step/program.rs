@@ -1,6 +1,6 @@
 //! A program: a graph with named inputs and outputs.
 
-use super::{evaluate, generate, init, state::Layout, teacher::Network, train};
+use super::{derive, evaluate, generate, init, state::Layout, teacher::Network, train};
 use crate::build::{BuildError, Builder};
 use crate::config::{Architecture, ModelConfig, RunConfig};
 use crate::ir::{DType, Graph, TensorType, Value};
@@ -20,10 +20,15 @@ const ON_REQUEST: &str = "gradients";
 /// The program of a training step with a teacher.
 pub const DISTILL_STEP: &str = "distill_step";
 
-/// The programs that an artifact has unless it is asked for others: one more with a teacher.
+/// The program that makes what is [`Role::Derived`].
+pub const DERIVE: &str = "derive";
+
+/// The programs that an artifact has unless it is asked for others: one more with a teacher, and one where a target keeps more
+/// beside the state than that.
 pub fn programs(config: &RunConfig) -> Vec<&'static str> {
     let distill = config.distillation.teacher.as_ref().map(|_| DISTILL_STEP);
-    PROGRAMS.into_iter().filter(|name| *name != ON_REQUEST).chain(distill).collect()
+    let derive = (!Layout::new(config).mean_squares.is_empty()).then_some(DERIVE);
+    PROGRAMS.into_iter().filter(|name| *name != ON_REQUEST).chain(distill).chain(derive).collect()
 }
 
 /// What an input or output is.
@@ -32,6 +37,8 @@ pub fn programs(config: &RunConfig) -> Vec<&'static str> {
 pub enum Role {
     /// Part of the state.
     State,
+    /// Follows from the state, is kept on the device beside it, and is in no checkpoint.
+    Derived,
     /// Kept on the device from token to token of a generation.
     Cache,
     /// Given anew at each call.
@@ -58,7 +65,7 @@ pub struct Port {
 impl Role {
     /// Whether it stays on the device between calls; an output takes over the buffer of the input of its name.
     pub fn stays(self) -> bool {
-        matches!(self, Role::State | Role::Cache)
+        matches!(self, Role::State | Role::Derived | Role::Cache)
     }
 }
 
@@ -84,6 +91,7 @@ pub fn build(config: &RunConfig, name: &str) -> Option<Result<Program, BuildErro
     let mut assembly = Assembly { config, layout: &layout, b: Builder::new(), inputs: vec![] };
     let outputs = match name {
         "init" => init::build(&mut assembly),
+        DERIVE => derive::build(&mut assembly),
         "train_step" => train::build(&mut assembly, None),
         DISTILL_STEP => train::build(&mut assembly, Network::new(&config.distillation)),
         "eval_step" => evaluate::eval_step(&mut assembly),
@@ -107,6 +115,8 @@ pub(super) struct Assembly<'a> {
 pub(super) enum Output {
     /// Aliases the state input of that name.
     State(String, Value),
+    /// Aliases the input of that name.
+    Derived(String, Value),
     /// Aliases the cache input of that name, which is divided so.
     Cache(String, Value, Partition),
     /// The same on every device.
@@ -160,12 +170,10 @@ impl Assembly<'_> {
         Ok(Context { config, mesh: self.config.mesh, phase: Phase::Eval, weights, key })
     }
 
-    /// Inputs for all optimizer slots, by name and in order.
-    pub fn slots(&mut self) -> Result<Vec<Value>, BuildError> {
-        let layout = self.layout;
-        let input =
-            |slot: &Slot| self.split_input(&slot.name, slot.ty.clone(), slot.partition.clone(), Role::State);
-        layout.slots.iter().map(input).collect()
+    /// Inputs for what the optimizer keeps, by name and in order.
+    pub fn slots(&mut self, slots: &[Slot], role: Role) -> Result<Vec<Value>, BuildError> {
+        let input = |slot: &Slot| self.split_input(&slot.name, slot.ty.clone(), slot.partition.clone(), role);
+        slots.iter().map(input).collect()
     }
 
     /// The same values, to be found by layers.
@@ -213,11 +221,10 @@ impl Assembly<'_> {
         let mut values = vec![];
         for output in outputs {
             let whole = Partition::whole();
+            let held = |name: &str| self.layout.partition(name).unwrap_or_default();
             let (name, value, role, partition) = match output {
-                Output::State(name, value) => {
-                    let partition = self.layout.partition(&name).unwrap_or(whole);
-                    (name, value, Role::State, partition)
-                }
+                Output::State(name, value) => (name.clone(), value, Role::State, held(&name)),
+                Output::Derived(name, value) => (name.clone(), value, Role::Derived, held(&name)),
                 Output::Cache(name, value, partition) => (name, value, Role::Cache, partition),
                 Output::Plain(name, value) => (name, value, Role::Output, whole),
                 Output::Rows(name, value, dim) => (name, value, Role::Output, whole.split(dim, BATCH)),

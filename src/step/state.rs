@@ -35,6 +35,20 @@ pub struct Layout {
     pub specs: Vec<ParamSpec>,
     /// What the optimizer keeps for them.
     pub slots: Vec<Slot>,
+    /// What follows from the parameters and is kept beside them.
+    pub mean_squares: Vec<Slot>,
+}
+
+/// The surroundings of the optimizer.
+pub fn optimizer(config: &RunConfig) -> optim::Context<'_> {
+    optim::Context {
+        mesh: config.mesh,
+        optimizer: &config.optimizer,
+        schedule: &config.schedule,
+        target: config.target,
+        // Microbatches add their gradients up in another loop.
+        gradients_by_rows: config.model.scan_blocks && config.batch.accumulation <= 1,
+    }
 }
 
 /// All parameters of a run, as its mesh divides them.
@@ -87,13 +101,15 @@ impl Layout {
         let held = model::held(&config.model, &params);
         let specs = specs(&held);
         let slots = optim::slots(&config.optimizer, &specs);
-        Self { params, held, specs, slots }
+        let mean_squares = optim::mean_squares(&optimizer(config), &specs);
+        Self { params, held, specs, slots, mean_squares }
     }
 
-    /// The partition of a parameter or slot as it is held.
+    /// The partition of what is held of a parameter or beside it.
     pub fn partition(&self, name: &str) -> Option<Partition> {
         let params = self.held.iter().map(|def| (&def.name, &def.partition));
-        let mut all = params.chain(self.slots.iter().map(|slot| (&slot.name, &slot.partition)));
+        let slots = self.slots.iter().chain(&self.mean_squares);
+        let mut all = params.chain(slots.map(|slot| (&slot.name, &slot.partition)));
         all.find(|(found, _)| *found == name).map(|(_, partition)| partition.clone())
     }
 }

@@ -3,7 +3,7 @@
 use super::bias;
 use super::loss::{self, LAYER_METRICS, Losses, per_token};
 use super::program::{Assembly, Output, Role};
-use super::state::Layout;
+use super::state::{Layout, optimizer};
 use super::teacher::{self, Network};
 use crate::build::{BuildError, Builder, ScanInputs};
 use crate::config::RunConfig;
@@ -23,7 +23,8 @@ const NUM_SUMS: usize = 5;
 pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Output>, BuildError> {
     let params = a.params()?;
     let layout = a.layout;
-    let slots = a.slots()?;
+    let slots = a.slots(&layout.slots, Role::State)?;
+    let mean_squares = a.slots(&layout.mean_squares, Role::Derived)?;
     let step = a.input("step", TensorType::scalar(DType::S32), Role::State)?;
     let key = a.input("key", TensorType::new(DType::U32, [2]), Role::State)?;
     let teacher_params = teacher.as_ref().map_or(Ok(vec![]), |teacher| teacher.params(a))?;
@@ -46,15 +47,8 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
     let (grads, metrics) = sums.split_at(layout.specs.len());
     let weights = trained(&layout.held, &params);
     let update = b.scoped("optimizer", |b| {
-        let cx = optim::Context {
-            mesh: config.mesh,
-            optimizer: &config.optimizer,
-            schedule: &config.schedule,
-            target: config.target,
-            // Microbatches add their gradients up in another loop.
-            gradients_by_rows: config.model.scan_blocks && config.batch.accumulation <= 1,
-        };
-        optim::update(b, &cx, &layout.specs, &weights, grads, &slots, step)
+        let state = optim::State { params: &weights, slots: &slots, mean_squares: &mean_squares };
+        optim::update(b, &optimizer(config), &layout.specs, state, grads, step)
     })?;
 
     let mut outputs = vec![];
@@ -69,6 +63,9 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
     for (slot, value) in layout.slots.iter().zip(&update.slots) {
         outputs.push(Output::State(slot.name.clone(), *value));
     }
+    for (slot, value) in layout.mean_squares.iter().zip(&update.mean_squares) {
+        outputs.push(Output::Derived(slot.name.clone(), *value));
+    }
     let one = b.scalar(DType::S32, 1.0)?;
     outputs.push(Output::State("step".into(), b.add(step, one)?));
     outputs.push(Output::State("key".into(), key));
@@ -79,7 +76,7 @@ pub(super) fn build(a: &mut Assembly, teacher: Option<Network>) -> Result<Vec<Ou
 }
 
 /// Of values that belong to `defs`, those that are trained.
-fn trained(defs: &[ParamDef], values: &[Value]) -> Vec<Value> {
+pub(super) fn trained(defs: &[ParamDef], values: &[Value]) -> Vec<Value> {
     defs.iter().zip(values).filter(|(def, _)| def.trained).map(|(_, &value)| value).collect()
 }
 

@@ -403,6 +403,8 @@ impl Run<'_> {
         let saved = checkpoint::save(&self.checkpoints, &meta, &layout, fetch);
         let saved = saved.map_err(|error| self.not_saved(error))?;
         checkpoint::prune(&self.checkpoints, self.step, self.options.keep_checkpoints)?;
+        // As a run does that goes on from here: sums of another program may differ in their last bits.
+        self.session.forget_derived();
         self.saved = Some((self.step, saved.clone()));
         Ok(saved)
     }

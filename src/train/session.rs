@@ -8,7 +8,7 @@ use crate::runtime::{
     Argument, Backend, CompileOptions, DeviceBuffer, DeviceMemory, Executable, PendingLiteral, RuntimeError,
 };
 use crate::shard::{Mesh, Partition, PartitionError, Placement};
-use crate::step::{Role, StateTensor};
+use crate::step::{DERIVE, Role, StateTensor};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -181,6 +181,7 @@ impl Session {
     }
 
     fn set_held(&mut self, name: &str, value: &Literal) -> Result<(), SessionError> {
+        self.forget_derived();
         let placement = self.partition(name).into();
         let blocks = self.upload_blocks(name, &placement, value)?;
         self.state.insert(name.into(), blocks);
@@ -286,6 +287,7 @@ impl Session {
         // Inputs are checked before the compiler, which may take minutes, is started.
         let given = self.upload(self.program(name)?.0, inputs)?;
         self.require_state(name)?;
+        self.derive(name)?;
         self.prepare(name)?;
         let (spec, _) = self.artifact.program(name).ok_or_else(|| self.no_program(name))?;
         let donated: Vec<usize> = spec.outputs.iter().filter_map(|p| p.alias).collect();
@@ -311,6 +313,10 @@ impl Session {
         let executable = self.executables.get(name).ok_or(SessionError::NoState)?;
         let results = executable.execute(arguments).map_err(|e| runtime(name, e))?;
         let ports = spec.outputs.clone();
+        let makes = |role: Role| ports.iter().any(|port| port.role == role);
+        if makes(Role::State) && !makes(Role::Derived) {
+            self.forget_derived();
+        }
         let mut by_port: Vec<Vec<DeviceBuffer>> = ports.iter().map(|_| vec![]).collect();
         for blocks in results {
             by_port.iter_mut().zip(blocks).for_each(|(all, block)| all.push(block));
@@ -332,9 +338,26 @@ impl Session {
         arrived.collect()
     }
 
-    /// Nothing is taken from the state before all of it is known to be there.
+    /// Makes what the program takes that follows from the state, unless it is there.
+    fn derive(&mut self, name: &str) -> Result<(), SessionError> {
+        let missing = |p: &PortSpec| p.role == Role::Derived && !self.state.contains_key(&p.name);
+        if self.program(name)?.0.inputs.iter().any(missing) {
+            self.run(DERIVE, vec![])?;
+        }
+        Ok(())
+    }
+
+    /// Frees what follows from the state; it is made again where it is needed.
+    pub fn forget_derived(&mut self) {
+        let programs = self.artifact.manifest.programs.iter();
+        let derived = programs.flat_map(|program| &program.inputs).filter(|port| port.role == Role::Derived);
+        derived.for_each(|port| drop(self.state.remove(&port.name)));
+    }
+
+    /// Nothing is taken from the state before all of it is known to be there, but for what follows from the rest.
     fn require_state(&self, name: &str) -> Result<(), SessionError> {
-        let missing = |p: &&PortSpec| p.role.stays() && !self.state.contains_key(&p.name);
+        let missing =
+            |p: &&PortSpec| p.role.stays() && p.role != Role::Derived && !self.state.contains_key(&p.name);
         match self.program(name)?.0.inputs.iter().find(missing) {
             Some(port) => {
                 let (program, name) = (name.to_string(), port.name.clone());
