@@ -99,8 +99,9 @@ def peer(switchyard, libtpu, work, files, topology, form):
     arguments = state, (tokens(batch["inputs"]), tokens(batch["targets"]))
 
     step = lambda state, batch: jax_peer.step(config, form, state, batch, mesh if count > 1 else None)
-    plain = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
-    whole = jax.jit(lambda state, batch: jax_peer.step(config, form, state, batch)).lower(*plain)
+    # Each chip has the tokens, the group and the products of one chip alone.
+    alone = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, (batch["inputs"], batch["targets"])))
+    whole = jax.jit(lambda state, batch: jax_peer.step(config, form, state, batch)).lower(*alone)
     before, after = (work / f"jax.{form}.{topology.replace(':', '-')}.{kind}.hlo.pb" for kind in ("before", "optimized"))
     before.write_bytes(whole.compiler_ir("hlo").as_serialized_hlo_module_proto())
     counted = subprocess.run([switchyard, "inspect", before, "--json"], check=True, stdout=subprocess.PIPE).stdout
@@ -115,7 +116,7 @@ def peer(switchyard, libtpu, work, files, topology, form):
     except jax.errors.JaxRuntimeError as error:
         print(f"{topology}, {form}: JAX cannot read the compiled module: {error}", file=sys.stderr)
         time_of_it = None
-    return figures(json.loads(counted)[0]["flops"]["dot"] / count, memory.temp_size_in_bytes,
+    return figures(json.loads(counted)[0]["flops"]["dot"], memory.temp_size_in_bytes,
                    compiled.cost_analysis()["bytes accessed"], seconds, time_of_it)
 
 

@@ -19,7 +19,8 @@ pub struct StepTime {
     pub interconnect_seconds: f64,
     /// The larger of compute and memory, with the collectives all hidden: no step is faster.
     pub roofline_seconds: f64,
-    /// Kernel after kernel, each as long as the compiler's cycles or its bytes take, then the collectives, none hidden.
+    /// Kernel after kernel, each as long as the compiler's cycles or its bytes take, or all bytes if they take longer: copies that run
+    /// beside kernels take no time of their own. Then the collectives, none hidden.
     pub step_seconds: f64,
     /// Share of `step_seconds`, without collectives, in kernels for which the compiler gives cycles.
     pub covered_by_cycles: f64,
@@ -38,7 +39,7 @@ pub fn step_time(
     let (compute, memory) =
         (dot_flops as f64 / peak.bf16_flops, memory_bytes as f64 / peak.memory_bytes_per_s);
     let (mut known, mut unknown) = (0.0, 0.0);
-    for kernel in kernels {
+    for kernel in kernels.iter().filter(|kernel| !kernel.beside) {
         let seconds = kernel.runs as f64 * kernel_seconds(topology.chip, kernel);
         *(if kernel.cycles.is_some() { &mut known } else { &mut unknown }) += seconds;
     }
@@ -82,7 +83,7 @@ mod tests {
 
     fn kernel(runs: u64, cycles: Option<u64>, memory_bytes: u64) -> Kernel {
         let (name, opcode, op_name) = (String::new(), "fusion".into(), String::new());
-        Kernel { name, opcode, op_name, runs, cycles, dot_flops: 0, memory_bytes }
+        Kernel { name, opcode, op_name, runs, cycles, dot_flops: 0, memory_bytes, beside: false }
     }
 
     #[test]
@@ -96,6 +97,10 @@ mod tests {
         let mixed = time(&[kernel(1, Some(1500), 0), kernel(1, None, 3 * 819_000)]);
         near(mixed.step_seconds, 4e-6);
         near(mixed.covered_by_cycles, 0.25);
+        // Copies beside a kernel are hidden as long as the memory can do all.
+        let beside = |bytes: u64| Kernel { beside: true, ..kernel(1, None, bytes) };
+        near(time(&[kernel(1, Some(3000), 819_000), beside(819_000)]).step_seconds, 2e-6);
+        near(time(&[kernel(1, Some(3000), 819_000), beside(4 * 819_000)]).step_seconds, 5e-6);
         // Without cycles its matrix products count: 197 MFLOP are 1 us.
         let dot = Kernel { dot_flops: 2 * 197_000_000, ..kernel(10, None, 819_000) };
         near(time(&[dot]).step_seconds, 20e-6);

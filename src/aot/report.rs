@@ -78,6 +78,7 @@ pub struct FromCompiler {
     pub said: Compiled,
     /// State, inputs and outputs with and without the padding of their tiles; `None` where memory has no tiles.
     pub padding: Option<Padding>,
+    /// Without copies that run beside others.
     pub kernels: usize,
     /// Kernels for which it gives no cycles.
     pub kernels_without_cycles: usize,
@@ -129,7 +130,7 @@ pub struct FromModel {
 pub struct CompiledTime {
     #[serde(flatten)]
     pub time: StepTime,
-    /// All of them, longest first.
+    /// All but the copies that run beside others, longest first.
     pub kernels: Vec<KernelRow>,
 }
 
@@ -199,8 +200,9 @@ pub fn from_compiler(
     optimized: &HloModuleProto,
 ) -> Result<(FromCompiler, FromModel), ReportError> {
     said.memory_limit_bytes.get_or_insert(topology.chip.memory_bytes);
-    let kernels = inspect::kernels(optimized)?;
+    let mut kernels = inspect::kernels(optimized)?;
     let time = model::step_time(topology, graph.flops.dot, &kernels, &graph.collectives);
+    kernels.retain(|kernel| !kernel.beside);
     let compiler = FromCompiler {
         said,
         padding: matches!(topology.chip.kind, Kind::Tpu(_)).then(|| padding(optimized)),
@@ -221,8 +223,9 @@ pub fn from_compiler(
 /// module, they are convolutions there; their time is in the compiler's cycles.
 pub fn compiled_time(topology: &Topology, optimized: &HloModuleProto) -> Result<CompiledTime, InspectError> {
     let found = inspect::inspect(optimized)?;
-    let kernels = inspect::kernels(optimized)?;
+    let mut kernels = inspect::kernels(optimized)?;
     let time = model::step_time(topology, found.flops.dot, &kernels, &found.collectives);
+    kernels.retain(|kernel| !kernel.beside);
     let rows = kernels.len();
     Ok(CompiledTime { time, kernels: longest(topology, kernels, rows) })
 }

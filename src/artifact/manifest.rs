@@ -219,7 +219,7 @@ impl ProgramSpec {
         self.inputs.iter().filter(|port| port.role == Role::Cache)
     }
 
-    /// The tensors that it leaves on the device: state and cache.
+    /// The tensors that it leaves on the device: state, what follows from it, and cache.
     pub fn kept(&self) -> Vec<String> {
         whole(self.outputs.iter().filter(|port| port.role.stays()))
     }

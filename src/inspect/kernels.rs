@@ -5,6 +5,7 @@ use super::cost;
 use super::graph::{Graph, Use};
 use super::loops;
 use crate::hlo::{self, HloInstructionProto, HloModuleProto, ShapeProto};
+use std::collections::BTreeSet;
 
 /// One instruction that the compiler makes a kernel, or a copy, of.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,6 +22,8 @@ pub struct Kernel {
     pub dot_flops: u64,
     /// Bytes that one run reads from and writes to main memory, padding included.
     pub memory_bytes: u64,
+    /// Whether it is a copy that starts early and is awaited late, so that other kernels run beside it.
+    pub beside: bool,
 }
 
 /// The kernels of an optimized module, in its order.
@@ -30,6 +33,7 @@ pub fn kernels(module: &HloModuleProto) -> Result<Vec<Kernel>, InspectError> {
     hlo::check(module)?;
     let graph = Graph::new(module);
     let weights = graph.weights(&loops::loops(&graph));
+    let started = started(&graph);
     let mut out = vec![];
     for ((c, computation), weight) in graph.all().zip(weights) {
         for i in computation.instructions.iter().filter(|i| weight.in_memory > 0 && is_kernel(i)) {
@@ -41,10 +45,18 @@ pub fn kernels(module: &HloModuleProto) -> Result<Vec<Kernel>, InspectError> {
                 cycles: estimated_cycles(i),
                 dot_flops: dot_flops(&graph, c, i),
                 memory_bytes: memory_bytes(&graph, c, i),
+                beside: i.opcode == "copy-start" || started.contains(&c),
             });
         }
     }
     Ok(out)
+}
+
+/// The computations that run beside the one that starts them.
+fn started(graph: &Graph) -> BTreeSet<usize> {
+    let all = graph.all().flat_map(|(_, computation)| &computation.instructions);
+    let starts = all.filter(|i| i.opcode == "async-start");
+    starts.flat_map(|i| graph.calls(i)).map(|(called, _)| called).collect()
 }
 
 /// Whether an instruction does something itself; the ends of asynchronous work were counted at its start.
@@ -103,7 +115,7 @@ fn operand_bytes(graph: &Graph, c: usize, i: &HloInstructionProto, n: usize) -> 
     let whole = in_main_memory(graph.operand_shape(c, i, n));
     let sliced = |bytes: u64| bytes.min(whole);
     match i.opcode.as_str() {
-        "dynamic-slice" | "slice" | "gather" if n == 0 => sliced(in_main_memory(graph.shape(i))),
+        "dynamic-slice" | "slice" | "gather" if n == 0 => sliced(graph.shape(i).padded_bytes()),
         "dynamic-update-slice" if n == 0 => 0,
         "scatter" if n == 0 => 0,
         "fusion" => sliced(read_in_fusion(graph, i, n).unwrap_or(whole)),
@@ -149,18 +161,22 @@ fn read_by_users(graph: &Graph, c: usize, id: i64) -> Option<u64> {
     Some(bytes)
 }
 
-/// What a fusion writes that only updates slices of its operands; `None` if it writes its whole result.
+/// What a fusion writes to main memory: of results that only update slices of operands, the slices. `None` if it is not well formed.
 fn written_in_fusion(graph: &Graph, i: &HloInstructionProto) -> Option<u64> {
     let inner = fused(graph, i)?;
     let root = graph.root(inner)?;
-    match root.opcode.as_str() {
-        "tuple" => {
-            let parts = root.operand_ids.iter().filter_map(|&id| graph.instruction(inner, id));
-            let bytes = |part| updated(graph, inner, part).unwrap_or_else(|| graph.shape(part).bytes());
-            Some(parts.fold(0, |n: u64, part| n.saturating_add(bytes(part))))
-        }
-        _ => updated(graph, inner, root),
-    }
+    let parts: Vec<&HloInstructionProto> = match root.opcode.as_str() {
+        "tuple" => root.operand_ids.iter().filter_map(|&id| graph.instruction(inner, id)).collect(),
+        _ => vec![root],
+    };
+    // Only the shapes of the fusion itself say where its results lie.
+    let results = graph.shape(i).leaves();
+    let written = |(result, part): (&ShapeProto, _)| {
+        let whole = in_main_memory(result);
+        updated(graph, inner, part).map_or(whole, |slice| slice.min(whole))
+    };
+    let all = results.iter().copied().zip(parts.iter().copied());
+    (results.len() == parts.len()).then(|| all.map(written).fold(0, u64::saturating_add))
 }
 
 /// The slice of which a value in a fused computation is an update in place.
@@ -168,7 +184,10 @@ fn updated(graph: &Graph, c: usize, i: &HloInstructionProto) -> Option<u64> {
     match i.opcode.as_str() {
         "dynamic-update-slice" => Some(graph.operand_shape(c, i, 1).bytes()),
         "bitcast" => updated(graph, c, graph.operand(c, i, 0)?),
-        "fusion" => written_in_fusion(graph, i),
+        "fusion" => {
+            let inner = fused(graph, i)?;
+            updated(graph, inner, graph.root(inner)?)
+        }
         _ => None,
     }
 }
@@ -227,6 +246,41 @@ mod tests {
         // The index adds 4 bytes.
         assert_eq!(fusion, &("f".to_owned(), 8, Some(70), 512 + 512 + 512 + 4));
         assert!(all.iter().all(|k| k.0 != "w" && k.0 != "t"), "{all:?}");
+    }
+
+    #[test]
+    fn a_slice_that_is_copied_beside_the_arithmetic_is_read_from_main_memory() {
+        let text = r#"HloModule m
+            start { x = f32[8,1024]{1,0:T(8,128)} parameter(0)
+              ROOT s = f32[8,256]{1,0:T(8,128)S(1)} slice(x), slice={[0:8], [0:256]} }
+            ENTRY e { x = f32[8,1024]{1,0:T(8,128)} parameter(0)
+              a = ((f32[8,1024]{1,0:T(8,128)}), f32[8,256]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) async-start(x), calls=start
+              ROOT d = f32[8,256]{1,0:T(8,128)S(1)} async-done(a) }"#;
+        assert_eq!(found(text), [("s".to_owned(), 1, None, 8 * 256 * 4)]);
+        assert!(kernels(&hlo::parse(text).unwrap()).unwrap()[0].beside);
+    }
+
+    #[test]
+    fn results_beside_the_arithmetic_are_not_in_main_memory() {
+        // 4096 bytes read, 4096 written to main memory, the rest beside the arithmetic; an update in place there too.
+        let text = r#"HloModule m
+            two { x = f32[8,128]{1,0} parameter(0)
+              y = f32[8,128]{1,0} negate(x)
+              z = f32[8,128]{1,0} exponential(x)
+              ROOT t = (f32[8,128]{1,0}, f32[8,128]{1,0}) tuple(y, z) }
+            update { x = f32[8,128]{1,0} parameter(0)
+              row = f32[1,128]{1,0} parameter(1)
+              n = s32[] parameter(2)
+              z = s32[] constant(0)
+              ROOT new = f32[8,128]{1,0} dynamic-update-slice(x, row, n, z) }
+            ENTRY e { x = f32[8,128]{1,0} parameter(0)
+              row = f32[1,128]{1,0} parameter(1)
+              n = s32[] parameter(2)
+              f = (f32[8,128]{1,0:T(8,128)S(1)}, f32[8,128]{1,0}) fusion(x), kind=kLoop, calls=two
+              y = f32[8,128]{1,0:T(8,128)S(1)} get-tuple-element(f), index=0
+              ROOT g = f32[8,128]{1,0:T(8,128)S(1)} fusion(y, row, n), kind=kLoop, calls=update }"#;
+        let (f, g) = (("f".to_owned(), 1, None, 4096 + 4096), ("g".to_owned(), 1, None, 512 + 4));
+        assert_eq!(found(text), [f, g]);
     }
 
     #[test]
