@@ -184,6 +184,7 @@ fn all_ways_to_build_a_step_agree() {
     let variants = [
         ("gather against einsum", vec![("model.moe.dispatch", "gather".into())]),
         ("unrolled against scanned blocks", einsum("model.scan_blocks", false.into())),
+        ("scores computed again", einsum("model.remat", "scores".into())),
         ("matrix products kept", einsum("model.remat", "dots".into())),
         ("nothing kept", einsum("model.remat", "full".into())),
         (
@@ -264,6 +265,27 @@ fn what_follows_from_the_state_follows_it_wherever_that_comes_from() {
     keeping.init(8).unwrap();
     assert_eq!(trained(&mut keeping), from_seed);
     assert_ne!(from_seed, from_host);
+}
+
+#[test]
+fn scores_that_are_computed_again_are_products_and_not_memory() {
+    let found = |remat: &str, scanned: bool| {
+        let changes = [("model.remat", remat.into()), ("model.scan_blocks", scanned.into())];
+        let artifact = artifact::compile_programs(&config(&changes), &["train_step"]).unwrap();
+        let found = inspect::inspect(artifact.program("train_step").unwrap().1).unwrap();
+        (found.flops.dot, found.memory.kept_bytes)
+    };
+    // Of four rows, in four blocks of two heads of width 8 on each side.
+    let (input, target) = (config(&[]).batch.input_length as u64, config(&[]).batch.target_length as u64);
+    let scores = 4 * 4 * 2 * (input * input + target * target + target * input);
+    for scanned in [true, false] {
+        let ((flops, kept), (more, less)) = (found("none", scanned), found("scores", scanned));
+        assert_eq!(more - flops, 2 * 8 * scores, "scanned: {scanned}");
+        // Probabilities in float32, less the terms of the scores, which all blocks share: biases of two heads and hidden padding of four rows.
+        let terms = 2 * (input * input + target * target) + 4 * (input + target);
+        // What is kept is counted where loops keep it.
+        assert_eq!(kept - less, if scanned { 4 * (scores - terms) } else { 0 });
+    }
 }
 
 #[test]

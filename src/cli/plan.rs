@@ -69,7 +69,7 @@ pub fn run(args: Args, _: &Devices) -> anyhow::Result<ExitCode> {
 }
 
 fn default_axes(moe: &MoeConfig) -> Vec<Axis> {
-    let mut axes = vec![Axis::field("model.remat", &["none", "dots", "full"])];
+    let mut axes = vec![Axis::field("model.remat", &["none", "scores", "dots", "full"])];
     if moe.num_experts > 0 {
         axes.push(Axis::field("model.moe.dispatch", &["gather", "einsum"]));
         if let Capacity::Factor { train_factor, .. } = moe.capacity {

@@ -63,6 +63,9 @@ pub enum ComputeDtype {
 pub enum Remat {
     /// Every activation of a block is kept.
     None,
+    /// Every activation but what attention makes of queries and keys: scores and probabilities, which grow with the square of the
+    /// length.
+    Scores,
     /// Results of matrix products are kept, the rest is recomputed.
     Dots,
     /// Only block inputs are kept.

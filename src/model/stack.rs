@@ -151,7 +151,8 @@ pub(super) fn run(
     let own: Vec<&ParamDef> = defs.iter().filter(|def| def.name.starts_with(&prefix)).collect();
     let consts = &[&[cx.key], consts].concat()[..];
     let remat = match cx.config.remat {
-        Remat::None => RematPolicy::SaveAll,
+        // Attention itself sees to its scores.
+        Remat::None | Remat::Scores => RematPolicy::SaveAll,
         Remat::Dots => RematPolicy::SaveDots,
         Remat::Full => RematPolicy::SaveNothing,
     };

@@ -1,9 +1,11 @@
 //! From queries, keys and values to mixed values, and what hides keys from queries.
 
 use crate::build::{BuildError, Builder};
-use crate::ir::{DType, Direction, TensorType, Value};
+use crate::config::Remat;
+use crate::ir::{DType, Direction, RematPolicy, TensorType, Value};
 use crate::layers::{Context, dropout};
 use crate::shard::{Axis, BATCH, MODEL};
+use std::sync::Arc;
 
 /// How `[batch, heads, ..]` is split over the mesh.
 const HEADS: &[(usize, &[Axis])] = &[(0, BATCH), (1, MODEL)];
@@ -19,12 +21,24 @@ pub struct Term {
 ///
 /// Queries `[batch, queries, heads, width]`, keys `[batch, keys, kv_heads, width]`, values `[batch, keys, kv_heads, value_width]`
 /// -> `[batch, queries, heads, value_width]`. Query head h meets head `h / (heads / kv_heads)` of keys and values.
-pub fn mix(
-    b: &mut Builder,
-    cx: &Context,
-    [q, k, v]: [Value; 3],
-    terms: &[Term],
-) -> Result<Value, BuildError> {
+///
+/// Under [`Remat::Scores`] the backward pass has only these inputs, and computes scores and probabilities again.
+pub fn mix(b: &mut Builder, cx: &Context, qkv: [Value; 3], terms: &[Term]) -> Result<Value, BuildError> {
+    if cx.config.remat != Remat::Scores {
+        return attend(b, cx, qkv, terms);
+    }
+    let values: Vec<Value> = terms.iter().map(|term| term.value).collect();
+    let inputs = [&qkv[..], &[cx.key], &values].concat();
+    let types = b.types(&inputs);
+    let body = b.subgraph(&types, |b, x| {
+        let terms = terms.iter().zip(&x[4..]).map(|(term, &value)| Term { value, ..*term });
+        let cx = Context { key: x[3], ..*cx };
+        Ok(vec![attend(b, &cx, [x[0], x[1], x[2]], &terms.collect::<Vec<_>>())?])
+    })?;
+    Ok(b.call_graph("attend", Arc::new(body), RematPolicy::SaveNothing, &inputs)?[0])
+}
+
+fn attend(b: &mut Builder, cx: &Context, [q, k, v]: [Value; 3], terms: &[Term]) -> Result<Value, BuildError> {
     let (q_shape, k_shape) = (b.shape(q), b.shape(k));
     let [batch, queries, heads, width] = q_shape[..] else {
         return Err(BuildError::Invalid("internal: queries have four axes".into()));
