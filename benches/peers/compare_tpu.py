@@ -24,6 +24,7 @@ SCANNED = "ours, gather"
 OURS = {
     SCANNED: [],
     "ours, gather, unrolled": ["model.scan_blocks=false"],
+    "ours, gather, unrolled, scores again": ["model.scan_blocks=false", "model.remat=scores"],
     "ours, einsum, unrolled": ["model.moe.dispatch=einsum", "model.scan_blocks=false"],
 }
 PEERS = {"jax gather": "gather", "jax scatter": "scatter", "jax einsum": "einsum"}
