@@ -259,12 +259,12 @@ fn what_follows_from_the_state_follows_it_wherever_that_comes_from() {
     }
     // What steps left would not fit the state that comes now.
     put(&mut keeping);
-    assert_eq!(trained(&mut keeping), from_host);
+    assert!(trained(&mut keeping) == from_host, "given again");
     keeping.init(8).unwrap();
     let from_seed = trained(&mut keeping);
     keeping.init(8).unwrap();
-    assert_eq!(trained(&mut keeping), from_seed);
-    assert_ne!(from_seed, from_host);
+    assert!(trained(&mut keeping) == from_seed, "initialised again");
+    assert!(from_seed != from_host);
 }
 
 #[test]
