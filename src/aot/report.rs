@@ -200,9 +200,7 @@ pub fn from_compiler(
     optimized: &HloModuleProto,
 ) -> Result<(FromCompiler, FromModel), ReportError> {
     said.memory_limit_bytes.get_or_insert(topology.chip.memory_bytes);
-    let mut kernels = inspect::kernels(optimized)?;
-    let time = model::step_time(topology, graph.flops.dot, &kernels, &graph.collectives);
-    kernels.retain(|kernel| !kernel.beside);
+    let (time, kernels) = timed(topology, graph.flops.dot, &graph.collectives, optimized)?;
     let compiler = FromCompiler {
         said,
         padding: matches!(topology.chip.kind, Kind::Tpu(_)).then(|| padding(optimized)),
@@ -223,11 +221,22 @@ pub fn from_compiler(
 /// module, they are convolutions there; their time is in the compiler's cycles.
 pub fn compiled_time(topology: &Topology, optimized: &HloModuleProto) -> Result<CompiledTime, InspectError> {
     let found = inspect::inspect(optimized)?;
-    let mut kernels = inspect::kernels(optimized)?;
-    let time = model::step_time(topology, found.flops.dot, &kernels, &found.collectives);
-    kernels.retain(|kernel| !kernel.beside);
+    let (time, kernels) = timed(topology, found.flops.dot, &found.collectives, optimized)?;
     let rows = kernels.len();
     Ok(CompiledTime { time, kernels: longest(topology, kernels, rows) })
+}
+
+/// The model's time, and the kernels that add up to it.
+fn timed(
+    topology: &Topology,
+    dot_flops: u64,
+    collectives: &[CollectiveRow],
+    optimized: &HloModuleProto,
+) -> Result<(StepTime, Vec<Kernel>), InspectError> {
+    let mut kernels = inspect::kernels(optimized)?;
+    let time = model::step_time(topology, dot_flops, &kernels, collectives);
+    kernels.retain(|kernel| !kernel.beside);
+    Ok((time, kernels))
 }
 
 /// The kernels in which most of the time goes, by all their runs.

@@ -26,8 +26,12 @@ pub const DERIVE: &str = "derive";
 /// The programs that an artifact has unless it is asked for others: one more with a teacher, and one where a target keeps more
 /// beside the state than that.
 pub fn programs(config: &RunConfig) -> Vec<&'static str> {
+    programs_of(config, &Layout::new(config))
+}
+
+fn programs_of(config: &RunConfig, layout: &Layout) -> Vec<&'static str> {
     let distill = config.distillation.teacher.as_ref().map(|_| DISTILL_STEP);
-    let derive = (!Layout::new(config).mean_squares.is_empty()).then_some(DERIVE);
+    let derive = (!layout.mean_squares.is_empty()).then_some(DERIVE);
     PROGRAMS.into_iter().filter(|name| *name != ON_REQUEST).chain(distill).chain(derive).collect()
 }
 
@@ -86,8 +90,8 @@ pub struct Program {
 
 /// Builds a program by name; `None` if there is none of that name.
 pub fn build(config: &RunConfig, name: &str) -> Option<Result<Program, BuildError>> {
-    let name = programs(config).into_iter().chain([ON_REQUEST]).find(|p| *p == name)?;
     let layout = Layout::new(config);
+    let name = programs_of(config, &layout).into_iter().chain([ON_REQUEST]).find(|p| *p == name)?;
     let mut assembly = Assembly { config, layout: &layout, b: Builder::new(), inputs: vec![] };
     let outputs = match name {
         "init" => init::build(&mut assembly),
