@@ -3,8 +3,8 @@
     compare_tpu.py SWITCHYARD LIBTPU WORK PAGE TOPOLOGY ..
 
 Both compiled modules are read by `switchyard inspect --topology`, so that one model gives the bytes and the time of both; FLOPs are
-counted in both modules before they are compiled. JAX cannot read every module that libtpu made for it; then only what the compiler says
-is compared. Measurements stay in WORK, and what is there is not compiled again.
+counted in both modules before they are compiled. JAX cannot read every module that libtpu made for it, so libtpu is asked to leave it in
+a folder. Measurements stay in WORK, and what is there is not compiled again.
 """
 
 import json
@@ -13,6 +13,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 from compare import overrides, prepare, rewrite, settings
@@ -52,9 +53,8 @@ def estimate(switchyard, topology, module):
 
 def figures(flops, temporaries, accessed, seconds, time):
     """`accessed` is the compiler's own count, which has loop bodies once and what lies beside the arithmetic too."""
-    time = time or {}
     return {"flops": flops, "temporaries": temporaries, "accessed": accessed, "seconds": seconds,
-            "bytes": time.get("memory_bytes"), "step": time.get("step_seconds"), "links": time.get("interconnect_seconds")}
+            "bytes": time["memory_bytes"], "step": time["step_seconds"], "links": time["interconnect_seconds"]}
 
 
 def own(switchyard, work, config, topology, changes):
@@ -65,6 +65,16 @@ def own(switchyard, work, config, topology, changes):
     module = work / "aot" / f"train_step.{topology.replace(':', '-')}.optimized.hlo.pb"
     return figures(report["graph"]["flops"]["dot"], said["memory"]["temporary_bytes"], said["bytes_accessed"],
                    said["compile_seconds"], estimate(switchyard, topology, module))
+
+
+def module(dump):
+    """The module in a dump of XLA: its first field, which starts with a tag and a length in groups of seven bits."""
+    length = shift = 0
+    for start, byte in enumerate(dump[1:], 2):
+        length |= (byte & 127) << shift
+        shift += 7
+        if byte < 128:
+            return dump[start:start + length]
 
 
 def peer(switchyard, libtpu, work, files, topology, form):
@@ -108,17 +118,14 @@ def peer(switchyard, libtpu, work, files, topology, form):
     counted = subprocess.run([switchyard, "inspect", before, "--json"], check=True, stdout=subprocess.PIPE).stdout
     outputs = jax.tree.map(lambda x: x.sharding, state), sharding()
     lowered = jax.jit(step, donate_argnums=0, out_shardings=outputs).lower(*arguments)
-    start = time.perf_counter()
-    compiled = lowered.compile()
-    seconds, memory = time.perf_counter() - start, compiled.memory_analysis()
-    try:
-        after.write_bytes(compiled.runtime_executable().hlo_modules()[0].as_serialized_hlo_module_proto())
-        time_of_it = estimate(switchyard, topology, after)
-    except jax.errors.JaxRuntimeError as error:
-        print(f"{topology}, {form}: JAX cannot read the compiled module: {error}", file=sys.stderr)
-        time_of_it = None
+    with tempfile.TemporaryDirectory() as left:
+        start = time.perf_counter()
+        compiled = lowered.compile(compiler_options={"xla_dump_to": left, "xla_dump_hlo_as_proto": True})
+        seconds, memory = time.perf_counter() - start, compiled.memory_analysis()
+        [dump] = pathlib.Path(left).glob("*.after_codegen.hlo.pb")
+        after.write_bytes(module(dump.read_bytes()))
     return figures(json.loads(counted)[0]["flops"]["dot"], memory.temp_size_in_bytes,
-                   compiled.cost_analysis()["bytes accessed"], seconds, time_of_it)
+                   compiled.cost_analysis()["bytes accessed"], seconds, estimate(switchyard, topology, after))
 
 
 HEAD = ["chips", "step", "GFLOP", "temporaries GiB", "GB accessed, by the compiler", "GB moved", "estimated ms", "of it collectives",
@@ -127,22 +134,22 @@ HEAD = ["chips", "step", "GFLOP", "temporaries GiB", "GB accessed, by the compil
 
 def row(topology, name, found, best):
     def share(key, scale, form):
-        if found[key] is None or key == "accessed" and name == SCANNED:
+        if key == "accessed" and name == SCANNED:
             return ""
         text = form % (found[key] * scale)
-        return text if found is best or best[key] is None else f"{text} ({found[key] / best[key]:.2f})"
+        return text if found is best else f"{text} ({found[key] / best[key]:.2f})"
 
     return [topology, name, share("flops", 1e-9, "%.0f"), share("temporaries", 2**-30, "%.2f"), share("accessed", 1e-9, "%.1f"),
             share("bytes", 1e-9, "%.2f"), share("step", 1e3, "%.1f"),
-            "" if found["links"] is None else f"{1e3 * found['links']:.1f}", f"{found['seconds']:.0f}"]
+            f"{1e3 * found['links']:.1f}", f"{found['seconds']:.0f}"]
 
 
 def rows(work, topology):
-    """Those that are measured; in parentheses the ratio to the peer that is fastest by the estimate, or that has the fewest bytes."""
+    """Those that are measured; in parentheses the ratio to the peer that is fastest by the estimate."""
     found = {name: kept(work, topology, name) for name in [*OURS, *PEERS]}
     found = {name: json.loads(path.read_text()) for name, path in found.items() if path.exists()}
     peers = [figures for name, figures in found.items() if name in PEERS]
-    best = min(peers, key=lambda figures: figures["step"] or figures["accessed"], default=None)
+    best = min(peers, key=lambda figures: figures["step"], default=None)
     return [row(topology, name, figures, best or figures) for name, figures in found.items()]
 
 
