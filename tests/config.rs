@@ -858,7 +858,35 @@ fn meshes_that_do_not_divide_are_refused_with_the_nearest_that_do() {
 }
 
 #[test]
-fn the_mesh_is_no_part_of_the_digest() {
+fn how_a_run_is_computed_is_no_part_of_the_digest() {
     let alone = with(&[]).unwrap();
-    assert_eq!(with(&["mesh.data=2", "mesh.shard_state=true"]).unwrap().digest(), alone.digest());
+    for how in [&["mesh.data=2", "mesh.shard_state=true"][..], &["target=tpu"], &["model.scan_blocks=false"]]
+    {
+        let config = with(how).unwrap();
+        assert_ne!(config.to_json(), alone.to_json());
+        assert_eq!(config.digest(), alone.digest(), "{how:?}");
+    }
+    assert_ne!(with(&["model.d_ff=64"]).unwrap().digest(), alone.digest());
+}
+
+#[test]
+fn few_blocks_are_unrolled_for_tpus_unless_the_configuration_says() {
+    let scans = |settings: &[&str]| with(settings).unwrap().model.scan_blocks;
+    let layers = |encoder, decoder| {
+        [format!("model.num_encoder_layers={encoder}"), format!("model.num_decoder_layers={decoder}")]
+    };
+    let ([a, b], [c, d]) = (layers(12, 12), layers(13, 12));
+    assert_eq!(scans(&[]), Some(true));
+    assert_eq!(scans(&["target=gpu"]), Some(true));
+    assert_eq!(scans(&["target=tpu", &a, &b]), Some(false));
+    assert_eq!(scans(&["target=tpu", &c, &d]), Some(true));
+    assert_eq!(scans(&["target=tpu", "model.scan_blocks=true"]), Some(true));
+    assert_eq!(scans(&["target=tpu", &c, &d, "model.scan_blocks=false"]), Some(false));
+    assert_eq!(scans(&["target=tpu", "model.scan_blocks=null"]), Some(false));
+    // A teacher has blocks of its own.
+    let teacher =
+        r#"distillation.teacher={"num_encoder_layers": 20, "num_decoder_layers": 20, "vocab_size": 384}"#;
+    let student = with(&["target=tpu", teacher]).unwrap();
+    assert_eq!(student.model.scan_blocks, Some(false));
+    assert_eq!(student.distillation.teacher.unwrap().scan_blocks, Some(true));
 }

@@ -115,8 +115,8 @@ fn a_teacher_without_share_changes_nothing_and_one_with_share_only_the_student()
     // Written out block by block, both networks take the rows of stacks instead.
     let unrolled = {
         let mut pair = Pair::new();
-        pair.student.model.scan_blocks = false;
-        pair.student.distillation.teacher.as_mut().unwrap().scan_blocks = false;
+        pair.student.model.scan_blocks = Some(false);
+        pair.student.distillation.teacher.as_mut().unwrap().scan_blocks = Some(false);
         pair
     };
     let [written_out, _] = step(&unrolled, 1.0, "distill_step");

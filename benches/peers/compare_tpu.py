@@ -21,12 +21,12 @@ from compare import overrides, prepare, rewrite, settings
 NAME = "small"
 # On 16 chips: the batch of one chip, the axes of its mesh.
 MESH = {"data": 2, "expert": 8}
-SCANNED = "ours, gather"
+SCANNED = "ours, gather, scanned"
 OURS = {
-    SCANNED: [],
-    "ours, gather, unrolled": ["model.scan_blocks=false"],
-    "ours, gather, unrolled, scores again": ["model.scan_blocks=false", "model.remat=scores"],
-    "ours, einsum, unrolled": ["model.moe.dispatch=einsum", "model.scan_blocks=false"],
+    "ours, gather": [],
+    "ours, gather, scores again": ["model.remat=scores"],
+    "ours, einsum": ["model.moe.dispatch=einsum"],
+    SCANNED: ["model.scan_blocks=true"],
 }
 PEERS = {"jax gather": "gather", "jax scatter": "scatter", "jax einsum": "einsum"}
 

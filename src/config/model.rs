@@ -130,8 +130,9 @@ pub struct ModelConfig {
     pub compute_dtype: ComputeDtype,
     /// `s` of the truncated normal with deviation `sqrt(s / fan_in)` (Switch Transformer, section 2.4).
     pub init_scale: f64,
-    /// Whether a stack is one `scan` over stacked weights; otherwise blocks are unrolled.
-    pub scan_blocks: bool,
+    /// Whether a stack is one `scan` over stacked weights; otherwise blocks are unrolled. Where it is not given, the target and the number
+    /// of blocks decide ([`Target::unrolls`](super::Target::unrolls)).
+    pub scan_blocks: Option<bool>,
     /// What the backward pass recomputes.
     pub remat: Remat,
     /// The sparse layers.
@@ -163,7 +164,7 @@ impl Default for ModelConfig {
             dropout: 0.0,
             compute_dtype: ComputeDtype::Float32,
             init_scale: 0.1,
-            scan_blocks: true,
+            scan_blocks: None,
             remat: Remat::None,
             moe: MoeConfig::default(),
         }
@@ -174,6 +175,11 @@ impl ModelConfig {
     /// Hidden width of one expert: `moe.d_ff`, or `d_ff` where that is not given.
     pub fn expert_d_ff(&self) -> usize {
         self.moe.d_ff.unwrap_or(self.d_ff)
+    }
+
+    /// Whether a stack is one `scan`; so it is where nothing has decided.
+    pub fn scans_blocks(&self) -> bool {
+        self.scan_blocks.unwrap_or(true)
     }
 
     /// Widths of all attention heads together.

@@ -12,7 +12,7 @@ pub fn held(config: &ModelConfig, params: &[ParamDef]) -> Vec<ParamDef> {
 }
 
 fn by_rows(config: &ModelConfig, def: &ParamDef) -> bool {
-    def.stacked && !config.scan_blocks
+    def.stacked && !config.scans_blocks()
 }
 
 /// Values of parameters as values of those that are [`held`].

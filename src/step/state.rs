@@ -47,7 +47,7 @@ pub fn optimizer(config: &RunConfig) -> optim::Context<'_> {
         schedule: &config.schedule,
         target: config.target,
         // Microbatches add their gradients up in another loop.
-        gradients_by_rows: config.model.scan_blocks && config.batch.accumulation <= 1,
+        gradients_by_rows: config.model.scans_blocks() && config.batch.accumulation <= 1,
     }
 }
 

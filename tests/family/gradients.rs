@@ -55,7 +55,7 @@ pub fn gradients(changes: &str) -> (RunConfig, Tensors, Vec<Vec<f64>>) {
     let parameters = parameters(&scanned, 3);
     let results = evaluated(&scanned, &loss_and_gradients(&scanned), &parameters);
     let mut unrolled = scanned.clone();
-    unrolled.model.scan_blocks = false;
+    unrolled.model.scan_blocks = Some(false);
     let others = evaluated(&unrolled, &loss_and_gradients(&unrolled), &parameters);
     for (n, def) in model::declare(&scanned.model).iter().enumerate() {
         let found = distance(&results[n + 1], &others[n + 1]);
