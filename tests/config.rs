@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use switchyard::config::{
     Architecture, Capacity, ConfigError, Exploration, Group, ModelConfig, MoeConfig, Objective,
-    OptimizerConfig, Placement, Priority, Rounding, Router, RunConfig, Schedule, Second, Side,
+    OptimizerConfig, Placement, Priority, Rounding, Router, RunConfig, Schedule, Second, Side, Target,
 };
 
 fn graphs() -> PathBuf {
@@ -871,22 +871,27 @@ fn how_a_run_is_computed_is_no_part_of_the_digest() {
 
 #[test]
 fn few_blocks_are_unrolled_for_tpus_unless_the_configuration_says() {
-    let scans = |settings: &[&str]| with(settings).unwrap().model.scan_blocks;
+    let scans = |settings: &[&str]| {
+        let config = with(settings).unwrap();
+        config.model.scans_blocks(config.target)
+    };
     let layers = |encoder, decoder| {
         [format!("model.num_encoder_layers={encoder}"), format!("model.num_decoder_layers={decoder}")]
     };
     let ([a, b], [c, d]) = (layers(12, 12), layers(13, 12));
-    assert_eq!(scans(&[]), Some(true));
-    assert_eq!(scans(&["target=gpu"]), Some(true));
-    assert_eq!(scans(&["target=tpu", &a, &b]), Some(false));
-    assert_eq!(scans(&["target=tpu", &c, &d]), Some(true));
-    assert_eq!(scans(&["target=tpu", "model.scan_blocks=true"]), Some(true));
-    assert_eq!(scans(&["target=tpu", &c, &d, "model.scan_blocks=false"]), Some(false));
-    assert_eq!(scans(&["target=tpu", "model.scan_blocks=null"]), Some(false));
-    // A teacher has blocks of its own.
+    assert!(scans(&[]));
+    assert!(scans(&["target=gpu"]));
+    assert!(!scans(&["target=tpu", &a, &b]));
+    assert!(scans(&["target=tpu", &c, &d]));
+    assert!(scans(&["target=tpu", "model.scan_blocks=true"]));
+    assert!(!scans(&["target=tpu", &c, &d, "model.scan_blocks=false"]));
+    assert!(!scans(&["target=tpu", "model.scan_blocks=null"]));
+    // It is decided for each network by itself, wherever a program is built: what was resolved for CPUs does not say.
     let teacher =
         r#"distillation.teacher={"num_encoder_layers": 20, "num_decoder_layers": 20, "vocab_size": 384}"#;
-    let student = with(&["target=tpu", teacher]).unwrap();
-    assert_eq!(student.model.scan_blocks, Some(false));
-    assert_eq!(student.distillation.teacher.unwrap().scan_blocks, Some(true));
+    let student = with(&[teacher]).unwrap();
+    let networks = [&student.model, student.distillation.teacher.as_deref().unwrap()];
+    assert_eq!(networks.map(|network| network.scan_blocks), [None, None]);
+    assert_eq!(networks.map(|network| network.scans_blocks(Target::Cpu)), [true, true]);
+    assert_eq!(networks.map(|network| network.scans_blocks(Target::Tpu)), [false, true]);
 }

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::attention::{Attention, Positions, Rotary, ScoreScale};
 use super::moe::MoeConfig;
+use super::side::Side;
+use super::target::Target;
 
 /// Which stacks a model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,9 +179,10 @@ impl ModelConfig {
         self.moe.d_ff.unwrap_or(self.d_ff)
     }
 
-    /// Whether a stack is one `scan`; so it is where nothing has decided.
-    pub fn scans_blocks(&self) -> bool {
-        self.scan_blocks.unwrap_or(true)
+    /// Whether a stack is one `scan` in graphs that are shaped for `target`.
+    pub fn scans_blocks(&self, target: Target) -> bool {
+        let blocks = Side::BOTH.iter().map(|side| side.layers(self)).sum();
+        self.scan_blocks.unwrap_or(!target.unrolls(blocks))
     }
 
     /// Widths of all attention heads together.

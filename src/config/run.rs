@@ -104,7 +104,7 @@ impl RunConfig {
         schema::typed::<Self>(&tree)?.resolved()
     }
 
-    /// Fills what follows from other fields (decoder length, place and width of experts, scanned or unrolled blocks), then validates.
+    /// Fills what follows from other fields (decoder length, place and width of experts), then validates.
     ///
     /// Errors: as [`validate`](Self::validate).
     pub fn resolved(mut self) -> Result<Self, ConfigError> {
@@ -114,11 +114,6 @@ impl RunConfig {
             moe.decoder_every.map(|_| moe.spacing(Side::Decoder).offset).or(moe.decoder_offset);
         moe.d_ff = Some(moe.d_ff.unwrap_or(self.model.d_ff));
         self.model.score_scale = Some(self.model.score_scale());
-        let target = self.target;
-        for model in self.models() {
-            let blocks = Side::BOTH.iter().map(|side| side.layers(model)).sum();
-            model.scan_blocks.get_or_insert(!target.unrolls(blocks));
-        }
         if self.batch.target_length == 0 {
             self.batch.target_length = self.data.objective.exact_target_length(self.batch.input_length);
         }
@@ -140,16 +135,12 @@ impl RunConfig {
     /// run is computed, not what.
     pub fn digest(&self) -> String {
         let mut alone = Self { mesh: Mesh::default(), target: Target::default(), ..self.clone() };
-        for model in alone.models() {
+        let teacher = alone.distillation.teacher.as_deref_mut();
+        for model in [Some(&mut alone.model), teacher].into_iter().flatten() {
             model.scan_blocks = Some(true);
         }
         let bytes = Sha256::digest(alone.to_json().as_bytes());
         bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-
-    /// The network and that of its teacher.
-    fn models(&mut self) -> impl Iterator<Item = &mut ModelConfig> {
-        [Some(&mut self.model), self.distillation.teacher.as_deref_mut()].into_iter().flatten()
     }
 
     /// Whether input and target of a pair are one row, of which the target alone is predicted.

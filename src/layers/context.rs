@@ -2,7 +2,7 @@
 
 use super::params::Weights;
 use crate::build::{BuildError, Builder, Window};
-use crate::config::{ComputeDtype, ModelConfig};
+use crate::config::{ComputeDtype, ModelConfig, Target};
 use crate::ir::{DType, Value};
 use crate::shard::{Axis, Mesh, Partition};
 
@@ -17,6 +17,7 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug)]
 pub struct Context<'a> {
     pub config: &'a ModelConfig,
+    pub target: Target,
     pub mesh: Mesh,
     pub phase: Phase,
     pub weights: &'a Weights,
@@ -32,7 +33,13 @@ pub fn dtype(config: &ModelConfig) -> DType {
     }
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// The surroundings on one device, for the default target.
+    #[cfg(test)]
+    pub fn alone(config: &'a ModelConfig, phase: Phase, weights: &'a Weights, key: Value) -> Self {
+        Self { config, target: Target::default(), mesh: Mesh::default(), phase, weights, key }
+    }
+
     /// The element type of activations.
     pub fn dtype(&self) -> DType {
         dtype(self.config)

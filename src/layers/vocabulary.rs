@@ -515,7 +515,7 @@ mod tests {
             let defs = params.into_defs();
             let weights = Weights::new(mesh, defs.iter().zip([x[1]]));
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context { config: &config, mesh, phase: Phase::Train, weights: &weights, key };
+            let cx = Context { mesh, ..Context::alone(&config, Phase::Train, &weights, key) };
             let hidden = b.constant(Literal::new([1, 2, 1], &[1.5f32, -2.0])?)?;
             let head = b.constant(Literal::new([4, 1], &[0.5f32, -1.0, 0.25, 2.0])?)?;
             let share = b.scalar(DType::F32, 0.25)?;

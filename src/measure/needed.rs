@@ -27,7 +27,7 @@ impl Needed {
     /// Errors: [`MeasureError`] if the step cannot be built.
     pub fn of(config: &RunConfig) -> Result<Option<Self>, MeasureError> {
         let at_once = config.batch.accumulation <= 1 && config.mesh.num_replicas() == 1;
-        if !config.model.scans_blocks() || !at_once {
+        if !config.model.scans_blocks(config.target) || !at_once {
             return Ok(None);
         }
         let module = |remat: Remat| {

@@ -163,7 +163,7 @@ pub(super) fn run(
         let cx = Context { weights: &weights, key, ..*cx };
         body(b, &cx, &consts[1..], carry, row[0])
     };
-    match cx.config.scans_blocks() {
+    match cx.config.scans_blocks(cx.target) {
         true => {
             let xs = own.iter().map(|def| cx.weights.block(&def.name));
             let mut xs: Vec<Value> = xs.collect::<Result<_, _>>()?;

@@ -86,13 +86,7 @@ mod tests {
         let found = outputs(&inputs, |b, x| {
             let weights = Weights::new(Mesh::default(), defs.iter().zip(x.iter().copied()));
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context {
-                config: &config,
-                mesh: Mesh::default(),
-                phase: Phase::Eval,
-                weights: &weights,
-                key,
-            };
+            let cx = Context::alone(&config, Phase::Eval, &weights, key);
             let ([q, k, v], stats) = project(b, &cx, &router, (x[5], x[6]))?;
             Ok(vec![q, k, v, stats.decisions, stats.dropped])
         });

@@ -96,7 +96,7 @@ fn routed<T>(
 ) -> Result<T, BuildError> {
     let (config, weights) = (ModelConfig::default(), Weights::default());
     let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-    let cx = Context { config: &config, mesh: Mesh::default(), phase: Phase::Train, weights: &weights, key };
+    let cx = Context::alone(&config, Phase::Train, &weights, key);
     let bias = b.constant(Literal::new([EXPERTS], &[0.0, 0.3, -0.2, 0.1])?)?;
     let routing = from_logits(b, &cx, router, (x[1], Some(bias)), x[3], &layer_shape(router))?;
     body(b, &routing)
@@ -293,13 +293,7 @@ fn a_whole_layer_has_the_published_outputs_in_both_forms() {
                 b.constant(Literal::new(shape, &data)?)
             };
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context {
-                config: &config,
-                mesh: Mesh::default(),
-                phase: Phase::Train,
-                weights: &weights,
-                key,
-            };
+            let cx = Context::alone(&config, Phase::Train, &weights, key);
             let logits = b.mul_scalar(x[0], 0.1)?;
             let real = constant(b, &[2, 8], &[1.0; 16])?;
             let routing = from_logits(b, &cx, &router, (logits, None), real, &shape)?;
@@ -347,7 +341,7 @@ fn dropout_of_experts_is_apart_from_that_of_all_else() {
             let ones = defs.iter().map(|def| b.full(&def.ty(), 1.0)).collect::<Result<Vec<_>, _>>()?;
             let weights = Weights::new(Mesh::default(), defs.iter().zip(ones));
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context { config: &config, mesh: Mesh::default(), phase, weights: &weights, key };
+            let cx = Context::alone(&config, phase, &weights, key);
             Ok(vec![experts::apply(b, &cx, x[0])?])
         });
         found.into_iter().next().unwrap()

@@ -73,7 +73,7 @@ pub(super) fn gradients(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
         let held: Vec<Value> = held.collect::<Result<_, _>>()?;
         let share = b.mul_scalar(loss, 1.0 / cx.mesh.num_replicas() as f64)?;
         let grads = grad::gradients(b, share, &held)?;
-        let grads = model::join(b, &a.config.model, &a.layout.params, &grads)?;
+        let grads = model::join(b, &a.config.model, a.config.target, &a.layout.params, &grads)?;
         let mut outputs = vec![Output::Plain("loss".into(), loss)];
         for (def, grad) in a.layout.params.iter().zip(grads) {
             let grad = cx.mesh.sum(b, grad, &def.partition.copied())?;

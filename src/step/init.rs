@@ -14,7 +14,7 @@ pub(super) fn build(a: &mut Assembly) -> Result<Vec<Output>, BuildError> {
     let b = &mut a.b;
     let mut outputs = vec![];
     let params = parameters(b, mesh, &a.layout.params, seed)?;
-    let params = model::split(b, &a.config.model, &a.layout.params, &params)?;
+    let params = model::split(b, &a.config.model, a.config.target, &a.layout.params, &params)?;
     for (def, value) in a.layout.held.iter().zip(params) {
         outputs.push(Output::State(def.name.clone(), value));
     }

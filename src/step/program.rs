@@ -97,7 +97,7 @@ pub fn build(config: &RunConfig, name: &str) -> Option<Result<Program, BuildErro
         "init" => init::build(&mut assembly),
         DERIVE => derive::build(&mut assembly),
         "train_step" => train::build(&mut assembly, None),
-        DISTILL_STEP => train::build(&mut assembly, Network::new(&config.distillation)),
+        DISTILL_STEP => train::build(&mut assembly, Network::new(config)),
         "eval_step" => evaluate::eval_step(&mut assembly),
         "forward" => evaluate::forward(&mut assembly),
         "gradients" => evaluate::gradients(&mut assembly),
@@ -171,7 +171,8 @@ impl Assembly<'_> {
         weights: &'c Weights,
     ) -> Result<Context<'c>, BuildError> {
         let key = self.b.zeros(&TensorType::new(DType::U32, [2]))?;
-        Ok(Context { config, mesh: self.config.mesh, phase: Phase::Eval, weights, key })
+        let RunConfig { target, mesh, .. } = *self.config;
+        Ok(Context { config, target, mesh, phase: Phase::Eval, weights, key })
     }
 
     /// Inputs for what the optimizer keeps, by name and in order.

@@ -47,7 +47,7 @@ pub fn optimizer(config: &RunConfig) -> optim::Context<'_> {
         schedule: &config.schedule,
         target: config.target,
         // Microbatches add their gradients up in another loop.
-        gradients_by_rows: config.model.scans_blocks() && config.batch.accumulation <= 1,
+        gradients_by_rows: config.model.scans_blocks(config.target) && config.batch.accumulation <= 1,
     }
 }
 
@@ -98,7 +98,7 @@ impl Layout {
     /// The parts for a configuration.
     pub fn new(config: &RunConfig) -> Self {
         let params = params(config);
-        let held = model::held(&config.model, &params);
+        let held = model::held(&config.model, config.target, &params);
         let specs = specs(&held);
         let slots = optim::slots(&config.optimizer, &specs);
         let mean_squares = optim::mean_squares(&optimizer(config), &specs);

@@ -2,7 +2,7 @@
 
 use super::program::{Assembly, Role};
 use crate::build::{BuildError, Builder};
-use crate::config::{Distillation, ModelConfig};
+use crate::config::{Distillation, ModelConfig, RunConfig, Target};
 use crate::ir::{DType, Direction, TensorType, Value};
 use crate::layers::vocabulary::{self, Teacher};
 use crate::layers::{Context, ParamDef, Phase, Weights};
@@ -17,6 +17,7 @@ pub const SCOPE: &str = "teacher";
 /// The teacher's network in a program.
 pub(super) struct Network {
     config: ModelConfig,
+    target: Target,
     defs: Vec<ParamDef>,
     /// The same as the program takes them.
     held: Vec<ParamDef>,
@@ -24,11 +25,12 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub fn new(distillation: &Distillation) -> Option<Self> {
-        let config = ModelConfig::clone(distillation.teacher.as_deref()?);
+    pub fn new(run: &RunConfig) -> Option<Self> {
+        let config = ModelConfig::clone(run.distillation.teacher.as_deref()?);
+        let target = run.target;
         let defs = model::declare(&config);
-        let held = model::held(&config, &defs);
-        Some(Self { config, defs, held, temperature: distillation.temperature })
+        let held = model::held(&config, target, &defs);
+        Some(Self { config, target, defs, held, temperature: run.distillation.temperature })
     }
 
     /// Inputs for its parameters. No output takes them over, so they stay as they are.
@@ -49,7 +51,8 @@ impl Network {
         let mesh = Mesh::default();
         let weights = Weights::new(mesh, self.held.iter().zip(params.iter().copied())).below(SCOPE);
         let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-        let cx = Context { config: &self.config, mesh, phase: Phase::Eval, weights: &weights, key };
+        let (config, target) = (&self.config, self.target);
+        let cx = Context { config, target, mesh, phase: Phase::Eval, weights: &weights, key };
         let [hidden, head] = b.scoped(SCOPE, |b| {
             let forward = model::forward(b, &cx, &self.defs, batch)?;
             vocabulary::teacher(b, &cx, forward.hidden)

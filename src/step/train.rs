@@ -103,10 +103,10 @@ struct Lesson<'a> {
 impl Micro<'_> {
     /// Gradients of all trained parameters, then the metrics that are summed over microbatches.
     fn gradients(&self, b: &mut Builder, batch: Batch) -> Result<Vec<Value>, BuildError> {
-        let mesh = self.config.mesh;
+        let RunConfig { target, mesh, .. } = *self.config;
         let weights = Weights::new(mesh, self.layout.held.iter().zip(self.params.iter().copied()));
         let config = &self.config.model;
-        let cx = Context { config, mesh, phase: Phase::Train, weights: &weights, key: self.key };
+        let cx = Context { config, target, mesh, phase: Phase::Train, weights: &weights, key: self.key };
         let teacher = match self.lesson {
             Some(Lesson { network, params, share }) => Some(network.predict(b, params, batch, share)?),
             None => None,

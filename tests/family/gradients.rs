@@ -18,12 +18,13 @@ fn loss_and_gradients(config: &RunConfig) -> Graph {
     types.extend([row(sizes.input_length), row(sizes.target_length)]);
     Builder::graph(&types, |b, values| {
         let (params, batch) = values.split_at(defs.len());
-        let held = model::held(&config.model, &defs);
-        let rows = model::split(b, &config.model, &defs, params)?;
+        let held = model::held(&config.model, config.target, &defs);
+        let rows = model::split(b, &config.model, config.target, &defs, params)?;
         let weights = Weights::new(Mesh::default(), held.iter().zip(rows));
         let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
         let cx = Context {
             config: &config.model,
+            target: config.target,
             mesh: Mesh::default(),
             phase: Phase::Eval,
             weights: &weights,

@@ -68,8 +68,7 @@ fn deepseek_gates_are_scores_without_the_bias_over_their_sum() {
     let inputs = [Literal::new([1, 1, 3], &logits).unwrap(), Literal::new([3], &[0.0, 0.0, 0.1]).unwrap()];
     let found = outputs(&inputs, |b, x| {
         let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-        let cx =
-            Context { config: &config, mesh: Mesh::default(), phase: Phase::Train, weights: &weights, key };
+        let cx = Context::alone(&config, Phase::Train, &weights, key);
         let scores = choose::scores(b, &cx, &router, x[0], Some(x[1]))?;
         let real = b.full(&TensorType::new(DType::F64, [1, 1]), 1.0)?;
         let routing = decide(b, &cx, &router, scores, real, &shape(&router, [1, 1, 3], 1, 1))?;

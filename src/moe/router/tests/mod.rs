@@ -70,7 +70,7 @@ fn decided_in(
     let found =
         outputs(&[Literal::new([g, s, e], probs).unwrap(), Literal::new([g, s], &real).unwrap()], |b, x| {
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context { config: &config, mesh: Mesh::default(), phase, weights: &weights, key };
+            let cx = Context::alone(&config, phase, &weights, key);
             let scores = Scores { logits: x[0], probs: x[0], choice: x[0], weight: x[0] };
             let routing = decide(b, &cx, &router, scores, x[1], &shape)?;
             let slots = match routing.slots {

@@ -52,7 +52,7 @@ fn samples_are_drawn_from_the_softmax() {
         let router = Router::Switch { exploration, priority: Priority::Position };
         outputs(&[Literal::new([1, 600, 3], &logits).unwrap()], |b, x| {
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context { config: &config, mesh: Mesh::default(), phase, weights: &weights, key };
+            let cx = Context::alone(&config, phase, &weights, key);
             let scores = choose::scores(b, &cx, &router, x[0], None)?;
             let real = b.full(&TensorType::new(DType::F64, [1, 600]), 1.0)?;
             let choices = choose::choose(b, &cx, &router, scores, real)?;
@@ -79,7 +79,7 @@ fn noise_on_what_the_router_sees_keeps_to_its_range_or_its_share_and_evaluation_
     let seen = |exploration: Exploration, phase: Phase| {
         let found = outputs(std::slice::from_ref(&ones), |b, x| {
             let key = b.zeros(&TensorType::new(DType::U32, [2]))?;
-            let cx = Context { config: &config, mesh: Mesh::default(), phase, weights: &weights, key };
+            let cx = Context::alone(&config, phase, &weights, key);
             Ok(vec![noise::on_inputs(b, &cx, exploration, x[0])?])
         });
         found.into_iter().next().unwrap()

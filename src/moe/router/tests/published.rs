@@ -103,8 +103,7 @@ fn from_inputs_and_weights_come_the_published_choices_gates_and_losses() {
         params.add("router", &b.shape(x[1]), Init::Constant(0.0));
         let defs = params.into_defs();
         let weights = Weights::new(Mesh::default(), defs.iter().zip([x[1]]));
-        let cx =
-            Context { config: &config, mesh: Mesh::default(), phase: Phase::Eval, weights: &weights, key };
+        let cx = Context::alone(&config, Phase::Eval, &weights, key);
         let real = b.full(&TensorType::new(DType::F32, [2, 3]), 1.0)?;
         let routing = route(b, &cx, &router, (x[0], real), &shape(&router, [2, 3, 2], 3, 2))?;
         let Slots::OfTokens { expert, gate, .. } = routing.slots else { panic!("tokens choose") };
