@@ -79,7 +79,7 @@ pub fn compile_program(config: &RunConfig, name: &str) -> Result<(Program, HloMo
 pub fn optimized(program: &Program, target: Target) -> Graph {
     let graph = ir::optimize(&program.graph);
     match target.joins_contractions() {
-        true => ir::share(&ir::join_contractions(&graph)),
+        true => ir::simplify(&ir::join_contractions(&graph)),
         false => graph,
     }
 }

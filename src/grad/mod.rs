@@ -7,6 +7,7 @@
 //! in two: see `partition` for what the forward pass keeps.
 
 mod active;
+mod call;
 mod collective;
 mod control;
 mod data;

@@ -1,5 +1,6 @@
 //! The walk from the last node to the first.
 
+use super::call::Bodies;
 use super::rule::{Cotangents, Site, apply};
 use super::{GradError, active};
 use crate::build::{BuildError, Builder};
@@ -15,7 +16,8 @@ pub(super) fn pull(
     let mut seeds = vec![false; b.graph.num_values()];
     wrt.iter().for_each(|v| seeds[v.index()] = true);
     let active = active::values(&b.graph, seeds);
-    let mut table = Table { cotangents: vec![None; active.len()], active };
+    let bodies = Bodies::new(&b.graph);
+    let mut table = Table { cotangents: vec![None; active.len()], active, bodies };
     for &(output, cotangent) in outputs {
         table.add(b, output, cotangent)?;
     }
@@ -42,6 +44,7 @@ struct Table {
     cotangents: Cotangents,
     /// On a path of floats from `wrt`.
     active: Vec<bool>,
+    bodies: Bodies,
 }
 
 impl Table {
@@ -62,6 +65,7 @@ impl Table {
             results: node.results,
             scope: node.scope,
             b,
+            bodies: &mut self.bodies,
         };
         let contributions = apply(&mut site, &node.op)?;
         for (operand, cotangent) in node.operands.into_iter().zip(contributions) {

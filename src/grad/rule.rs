@@ -1,6 +1,7 @@
 //! One arm per operation: which family knows its derivative.
 
-use super::{GradError, collective, control, data, elementwise, index, linear, scan, sort};
+use super::call::Bodies;
+use super::{GradError, call, collective, control, data, elementwise, index, linear, scan, sort};
 use crate::build::{BuildError, Builder};
 use crate::ir::{Op, Value};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ pub(super) type Pulled = Result<Cotangents, BuildError>;
 /// A forward node while its rule runs. At least one result has a cotangent, at least one operand is active.
 pub(super) struct Site<'a> {
     pub b: &'a mut Builder,
+    pub bodies: &'a mut Bodies,
     /// The position of the node.
     pub index: usize,
     pub operands: Vec<Value>,
@@ -79,7 +81,7 @@ pub(super) fn apply(site: &mut Site, op: &Op) -> Pulled {
         Op::While { .. } => Err(site.no_derivative(op, "use a scan, whose length is known when compiling")),
         Op::Scan(scan) => scan::scan(site, scan),
         Op::Conditional { branches } => control::conditional(site, branches),
-        Op::Call(call) => control::call(site, call),
+        Op::Call(call) => call::call(site, call),
         Op::AllReduce { reducer, groups } => collective::all_reduce(site, op, *reducer, groups),
         Op::AllGather { dim, groups } => collective::all_gather(site, *dim, groups),
         Op::ReduceScatter { dim, reducer, groups } => {

@@ -167,6 +167,35 @@ fn a_call_that_saves_all_returns_more_and_needs_no_barrier() {
 }
 
 #[test]
+fn calls_of_one_body_share_its_backward_pass() {
+    let body = Builder::graph(&[f32s([4]), f32s([4])], |b, v| {
+        let e = b.exp(v[0])?;
+        Ok(vec![b.mul(e, v[1])?])
+    });
+    let body = Arc::new(body.unwrap());
+    let graph = Builder::graph(&[f32s([4]), f32s([4])], |b, v| {
+        let mut x = v[0];
+        for _ in 0..3 {
+            x = b.call_graph("block", body.clone(), RematPolicy::SaveAll, &[x, v[1]])?[0];
+        }
+        let loss = b.sum_all(x)?;
+        gradients(b, loss, v)
+    });
+    let bodies: Vec<*const Graph> = graph
+        .unwrap()
+        .nodes()
+        .iter()
+        .filter_map(|node| match &node.op {
+            Op::Call(call) => Some(Arc::as_ptr(&call.body)),
+            _ => None,
+        })
+        .collect();
+    let [first, .., last] = bodies[..] else { panic!("{} calls", bodies.len()) };
+    assert_ne!(first, last);
+    assert_eq!(bodies, [first, first, first, last, last, last]);
+}
+
+#[test]
 fn backward_products_of_bfloat16_are_bfloat16() {
     let ty = TensorType::new(DType::Bf16, [4, 4]);
     let graph = Builder::graph(&[ty.clone(), ty], |b, v| {

@@ -14,6 +14,7 @@ pub use op::{
     Accepts, BinaryOp, Call, Combiner, Derivative, Direction, DotDims, GatherDims, Op, Precision, Reducer,
     RematPolicy, ReplicaGroups, RngAlgorithm, Scan, ScatterDims, UnaryOp,
 };
-pub use pass::{inline_calls, join_contractions, optimize, prune, share, simplify};
+pub(crate) use pass::{Address, shared_bodies};
+pub use pass::{inline_calls, join_contractions, optimize, prune, simplify};
 pub use types::{DType, Domain, TensorType};
 pub use verify::{Fault, Problem, VerifyError, verify};

@@ -11,8 +11,8 @@ use std::sync::Arc;
 /// length, and without another need of its results. A map has no order, so a scan that runs backwards takes it too.
 ///
 /// A stack that nobody else reads is gone after [`super::prune`]: each row lasts for one iteration.
-pub fn fuse_scans(graph: &Graph) -> Graph {
-    let mut current = graph.clone();
+pub fn fuse_scans(graph: Graph) -> Graph {
+    let mut current = graph;
     let mut at = 0;
     while let Some((source, maps)) = next(&current, at) {
         current = fused(&current, source, &maps);
@@ -235,7 +235,7 @@ mod tests {
     fn chains_of_maps_join_the_loop_that_makes_their_rows() {
         // The scale is computed after the first loop, from what was there before it.
         let graph = two_loops(|b, scale, _| b.exp(scale).unwrap(), false);
-        let fused = prune(&fuse_scans(&graph));
+        let fused = prune(&fuse_scans(graph.clone()));
         assert_eq!((scans(&graph), scans(&fused)), (3, 1));
         same_values(&graph, &fused);
         // No stack is left but the last.
@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn rows_that_others_read_stay_stacked() {
         let graph = two_loops(|b, scale, _| b.exp(scale).unwrap(), true);
-        let fused = prune(&fuse_scans(&graph));
+        let fused = prune(&fuse_scans(graph.clone()));
         assert_eq!(scans(&fused), 1);
         same_values(&graph, &fused);
     }
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn a_map_that_waits_for_the_loop_stays_behind_it() {
         let graph = two_loops(|_, _, results| results[0], false);
-        let fused = fuse_scans(&graph);
+        let fused = fuse_scans(graph.clone());
         // The last two loops join all the same.
         assert_eq!(scans(&fused), 2);
         same_values(&graph, &fused);

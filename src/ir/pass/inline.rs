@@ -1,6 +1,6 @@
 //! Calls are replaced by their bodies.
 
-use super::rebuild::{Memo, Rebuild};
+use super::rebuild::{Address, Memo, Rebuild, shared_bodies};
 use crate::ir::graph::Graph;
 use crate::ir::op::Op;
 
@@ -8,22 +8,32 @@ use crate::ir::op::Op;
 ///
 /// Custom derivatives are lost with the calls: differentiate first.
 pub fn inline_calls(graph: &Graph) -> Graph {
-    inline(graph, &mut Memo::default())
+    inline_tidied(graph, &mut Graph::clone)
 }
 
-fn inline(graph: &Graph, memo: &mut Memo) -> Graph {
+/// The same; what several calls have in common is tidied before it is copied.
+pub(super) fn inline_tidied(graph: &Graph, tidy: &mut dyn FnMut(&Graph) -> Graph) -> Graph {
+    inline(graph, &mut Memo::default(), tidy)
+}
+
+fn inline(graph: &Graph, memo: &mut Memo, tidy: &mut dyn FnMut(&Graph) -> Graph) -> Graph {
+    let shared = shared_bodies(graph);
     let mut to = Rebuild::new(graph);
     for node in graph.nodes() {
         let operands = to.get_all(&node.operands);
         match &node.op {
             Op::StopGradient => to.alias(node.results[0], operands[0]),
             Op::Call(call) => {
-                let body = memo.visit(&call.body, &mut inline);
+                let is_shared = shared.contains(&Address(call.body.clone()));
+                let body = memo.visit(&call.body, &mut |g, memo| {
+                    let body = inline(g, memo, tidy);
+                    if is_shared { tidy(&body) } else { body }
+                });
                 let outputs = to.out.append(&body, &operands);
                 node.results.iter().zip(outputs).for_each(|(&result, output)| to.alias(result, output));
             }
             op => {
-                let op = op.map_subgraphs(&mut |g| memo.visit(g, &mut inline));
+                let op = op.map_subgraphs(&mut |g| memo.visit(g, &mut |g, memo| inline(g, memo, tidy)));
                 to.put(node, op, operands);
             }
         }

@@ -4,10 +4,9 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `prune` | nodes, loop carries and subgraph results that nothing needs |
-//! | `share` | equal operations on equal operands are computed once |
 //! | `inline` | calls are replaced by their bodies |
 //! | `fuse` | loops over rows that another loop makes become part of it |
-//! | `simplify`, `peephole` | the walk over all nodes / local identities: `x + 0`, `reshape(reshape(x))` |
+//! | `simplify`, `peephole` | the walk over all nodes, which computes equal operations once / local identities: `x + 0`, `reshape(reshape(x))` |
 //! | `join` | products over several dimensions become products over one |
 //! | `rebuild` | what the passes share: a copy of a graph with values renamed, subgraphs visited once |
 
@@ -17,39 +16,39 @@ mod join;
 mod peephole;
 mod prune;
 mod rebuild;
-mod share;
 mod simplify;
 
 pub use fuse::fuse_scans;
 pub use inline::inline_calls;
+use inline::inline_tidied;
 pub use join::join_contractions;
 pub use prune::prune;
-pub use share::share;
+pub(crate) use rebuild::{Address, shared_bodies};
 pub use simplify::simplify;
 
 use super::graph::Graph;
 use prune::Pruner;
-use rebuild::Memo;
-use share::Sharer;
-use simplify::simplify_in;
+use simplify::Simplifier;
 
-/// Rounds of [`optimize`]; one pass can open work for an earlier one, rarely twice.
+/// Rounds of [`optimize`], of which the second is rare: the walk is done after one unless pruning makes subgraphs equal.
 const MAX_ROUNDS: usize = 4;
 
-/// The graph that lowering takes: calls inlined, scans fused, then simplified, shared and pruned until nothing changes.
+/// The graph that lowering takes: calls inlined, scans fused, then pruned and simplified until nothing changes.
 ///
 /// Differentiate first: derivatives of calls and stopped gradients are gone afterwards.
 pub fn optimize(graph: &Graph) -> Graph {
-    let mut current = fuse_scans(&inline_calls(graph));
-    // They know the subgraphs of the rounds before: what has settled is not visited again.
-    let (mut simple, mut sharer, mut pruner) = (Memo::default(), Sharer::default(), Pruner::default());
+    // They know the subgraphs that they have seen: what has settled is not visited again.
+    let (mut simplifier, mut pruner) = (Simplifier::default(), Pruner::default());
+    let inlined = inline_tidied(graph, &mut |body| pruner.prune(&simplifier.simplify(body)));
+    let mut current = pruner.prune(&fuse_scans(inlined));
     for _ in 0..MAX_ROUNDS {
-        let next = pruner.prune(&sharer.share(&simplify_in(&current, &mut simple)));
-        debug_assert!(super::verify(&next).is_ok(), "internal: {:?}", super::verify(&next));
-        if next == current {
+        let simple = simplifier.simplify(&current);
+        pruner.shrank();
+        current = pruner.prune(&simple);
+        debug_assert!(super::verify(&current).is_ok(), "internal: {:?}", super::verify(&current));
+        if !pruner.shrank() {
             break;
         }
-        current = next;
     }
     current
 }

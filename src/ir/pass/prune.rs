@@ -28,12 +28,19 @@ pub(super) struct Pruner {
     cuts: HashMap<CutKey, Arc<Graph>>,
     /// Which inputs some outputs of a subgraph need.
     needs: HashMap<(Address, Vec<bool>), Vec<bool>>,
+    /// Whether a subgraph became smaller.
+    shrank: bool,
 }
 
 impl Pruner {
     pub fn prune(&mut self, graph: &Graph) -> Graph {
         let all = vec![true; graph.inputs().len()];
         self.cut(graph, graph.outputs(), &all)
+    }
+
+    /// Whether subgraphs became smaller since this was last asked.
+    pub fn shrank(&mut self) -> bool {
+        std::mem::take(&mut self.shrank)
     }
 
     /// `graph` with outputs `outputs` and those inputs that `inputs` marks.
@@ -164,9 +171,11 @@ impl Pruner {
     fn subgraph(&mut self, graph: &Arc<Graph>, outputs: &[bool], inputs: &[bool]) -> Arc<Graph> {
         let key = (Address(graph.clone()), outputs.to_vec(), inputs.to_vec());
         if let Some(done) = self.cuts.get(&key) {
+            self.shrank |= !Arc::ptr_eq(done, graph);
             return done.clone();
         }
         let cut = changed(graph, self.cut(graph, &marked(graph.outputs(), outputs), inputs));
+        self.shrank |= !Arc::ptr_eq(&cut, graph);
         // Cut once, nothing is left to be cut.
         let whole = (Address(cut.clone()), vec![true; count(outputs)], vec![true; count(inputs)]);
         self.cuts.insert(whole, cut.clone());

@@ -2,7 +2,7 @@
 
 use crate::ir::graph::{Graph, Node, Value};
 use crate::ir::op::{Call, Derivative, Op, Scan};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ impl Op {
 
 /// A subgraph by its address, which it keeps alive.
 #[derive(Clone)]
-pub(super) struct Address(pub Arc<Graph>);
+pub(crate) struct Address(pub Arc<Graph>);
 
 impl PartialEq for Address {
     fn eq(&self, other: &Self) -> bool {
@@ -62,6 +62,22 @@ impl Hash for Address {
     fn hash<H: Hasher>(&self, state: &mut H) {
         Arc::as_ptr(&self.0).hash(state);
     }
+}
+
+/// The bodies that several calls of a graph have in common.
+pub(crate) fn shared_bodies(graph: &Graph) -> HashSet<Address> {
+    let (mut once, mut shared) = (HashSet::new(), HashSet::new());
+    for node in graph.nodes() {
+        if let Op::Call(Call { body, .. }) = &node.op {
+            let body = Address(body.clone());
+            if once.contains(&body) {
+                shared.insert(body);
+            } else {
+                once.insert(body);
+            }
+        }
+    }
+    shared
 }
 
 /// What a pass made of each subgraph, also in an earlier round.
