@@ -205,13 +205,14 @@ impl Builder {
         self.insert(Op::Sort { dim, comparator, stable: true }, &operands)
     }
 
-    /// Inserts a copy of the nodes of `graph` here and returns its outputs.
+    /// Inserts a copy of the nodes of `graph` here and returns its outputs. The nodes keep their scopes, in a backward pass below those of that.
     pub fn inline(&mut self, graph: &Graph, operands: &[Value]) -> Result<Vec<Value>, BuildError> {
         let (found, expected) = (operands.len(), graph.inputs().len());
         if found != expected {
             return Err(BuildError::Invalid(format!("inline: {found} operands for {expected} inputs")));
         }
-        Ok(self.graph.append(graph, operands))
+        let (place, mut moved) = (self.scope(), scope::Moved::default());
+        Ok(self.graph.append_renamed(graph, operands, &mut |path| moved.to(&place, path)))
     }
 }
 

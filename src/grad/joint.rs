@@ -5,8 +5,8 @@ use super::partition;
 use super::reverse::pull;
 use super::rule::Cotangents;
 use crate::build::{BuildError, Builder};
+use crate::ir::scope::{REMAT, below};
 use crate::ir::{Graph, RematPolicy, Value};
-use std::sync::Arc;
 
 /// A body, followed by the nodes of its backward pass.
 pub(super) struct Joint {
@@ -101,7 +101,7 @@ impl Joint {
         let scope = |index: usize| {
             let scope = &self.graph.nodes()[index].scope;
             // What is computed again is work of the backward pass; names tell it from the first time.
-            if index < self.boundary { Arc::from(format!("remat/{scope}")) } else { scope.clone() }
+            if index < self.boundary { below(REMAT, scope) } else { scope.clone() }
         };
         extract(&self.graph, inputs, gradients, scope)
     }

@@ -5,6 +5,7 @@ use super::rule::{Cotangents, Site, apply};
 use super::{GradError, active};
 use crate::build::{BuildError, Builder};
 use crate::ir::Value;
+use crate::ir::scope::{GRAD, below};
 
 /// The cotangents of `wrt`; `None` where nothing flows.
 pub(super) fn pull(
@@ -56,7 +57,7 @@ impl Table {
             return Ok(());
         }
         let node = node.clone();
-        b.set_scope(below(&node.scope).into());
+        b.set_scope(below(GRAD, &node.scope));
         let mut site = Site {
             index,
             operands: node.operands.clone(),
@@ -92,9 +93,4 @@ impl Table {
         }
         Ok(())
     }
-}
-
-/// The scope of the backward nodes of a forward scope.
-fn below(scope: &str) -> String {
-    if scope.is_empty() { "grad".into() } else { format!("grad/{scope}") }
 }

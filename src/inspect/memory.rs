@@ -9,6 +9,7 @@ use super::graph::{Graph, Use};
 use super::loops::Loops;
 use super::report::Memory;
 use crate::hlo::{HloInstructionProto, ShapeProto};
+use crate::ir::scope;
 
 /// The memory of the entry computation with all that it calls.
 pub fn estimate(graph: &Graph, loops: &Loops) -> Memory {
@@ -246,9 +247,9 @@ fn is_elementwise(i: &HloInstructionProto) -> bool {
     ELEMENTWISE.contains(&i.opcode.as_str()) || TRANSCENDENTAL.contains(&i.opcode.as_str())
 }
 
-/// Whether an instruction computes derivatives, by its path.
+/// Whether an instruction computes derivatives, or for them what the forward pass did not keep, by its path.
 fn is_backward(i: &HloInstructionProto) -> bool {
-    i.op_name().split('/').any(|part| part == "grad")
+    scope::is_backward(i.op_name())
 }
 
 /// The computations that the backward pass runs: what they compute again, the forward pass does not keep.

@@ -115,6 +115,22 @@ ENTRY e { z = s32[] constant(0)
 }
 
 #[test]
+fn what_is_computed_again_is_not_kept() {
+    // x [8] is kept for y, which is computed again, and for no gradient itself.
+    let text = r#"HloModule m
+ENTRY e { p = f32[8]{0} parameter(0)
+  x = f32[8]{0} exponential(p), metadata={op_name="encoder"}
+  y = f32[8]{0} sine(x), metadata={op_name="encoder"}
+  z = f32[8]{0} cosine(y), metadata={op_name="encoder"}
+  t = (f32[8]{0}, f32[8]{0}) tuple(x, z)
+  w = (f32[8]{0}, f32[8]{0}) opt-barrier(t), metadata={op_name="grad/encoder"}
+  u = f32[8]{0} get-tuple-element(w), index=0
+  again = f32[8]{0} sine(u), metadata={op_name="remat/encoder"}
+  ROOT g = f32[8]{0} tanh(again), metadata={op_name="grad/encoder"} }"#;
+    assert_eq!(inspect(&parse(text).unwrap()).unwrap().memory.kept_bytes, 32);
+}
+
+#[test]
 fn a_sound_alias_table_has_no_faults_and_broken_ones_are_named() {
     let r = report();
     assert_eq!((r.aliases.faults.len(), r.aliases.rows[0].parameter_name.as_str()), (0, "hidden"));

@@ -140,6 +140,16 @@ impl Graph {
     /// Appends copies of the nodes of `body`, with these values for its inputs; returns its outputs. There are as many values as
     /// inputs, and nodes of `body` follow those that they use.
     pub(crate) fn append(&mut self, body: &Graph, inputs: &[Value]) -> Vec<Value> {
+        self.append_renamed(body, inputs, &mut Arc::clone)
+    }
+
+    /// The same; `scope` says what becomes of each scope.
+    pub(crate) fn append_renamed(
+        &mut self,
+        body: &Graph,
+        inputs: &[Value],
+        scope: &mut dyn FnMut(&Arc<str>) -> Arc<str>,
+    ) -> Vec<Value> {
         let mut map = vec![Value(u32::MAX); body.num_values()];
         for (&input, &given) in body.inputs.iter().zip(inputs) {
             map[input.index()] = given;
@@ -147,7 +157,7 @@ impl Graph {
         for node in body.nodes.iter().filter(|n| !matches!(n.op, Op::Parameter { .. })) {
             let operands = node.operands.iter().map(|v| map[v.index()]).collect();
             let types = body.types(&node.results);
-            let results = self.push(node.op.clone(), operands, types, node.scope.clone());
+            let results = self.push(node.op.clone(), operands, types, scope(&node.scope));
             for (&old, new) in node.results.iter().zip(results) {
                 map[old.index()] = new;
                 self.values[new.index()].axes = body.axes(old);

@@ -5,6 +5,7 @@ mod literal;
 mod op;
 mod pass;
 mod print;
+pub(crate) mod scope;
 mod types;
 mod verify;
 

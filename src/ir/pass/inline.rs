@@ -3,8 +3,10 @@
 use super::rebuild::{Address, Memo, Rebuild, shared_bodies};
 use crate::ir::graph::Graph;
 use crate::ir::op::Op;
+use crate::ir::scope::Moved;
 
-/// The graph without calls and stopped gradients, in subgraphs too; inner nodes keep their scopes.
+/// The graph without calls and stopped gradients, in subgraphs too; inner nodes keep their scopes, below those of
+/// a backward pass where the call is part of one.
 ///
 /// Custom derivatives are lost with the calls: differentiate first.
 pub fn inline_calls(graph: &Graph) -> Graph {
@@ -18,7 +20,7 @@ pub(super) fn inline_tidied(graph: &Graph, tidy: &mut dyn FnMut(&Graph) -> Graph
 
 fn inline(graph: &Graph, memo: &mut Memo, tidy: &mut dyn FnMut(&Graph) -> Graph) -> Graph {
     let shared = shared_bodies(graph);
-    let mut to = Rebuild::new(graph);
+    let (mut to, mut moved) = (Rebuild::new(graph), Moved::default());
     for node in graph.nodes() {
         let operands = to.get_all(&node.operands);
         match &node.op {
@@ -29,7 +31,8 @@ fn inline(graph: &Graph, memo: &mut Memo, tidy: &mut dyn FnMut(&Graph) -> Graph)
                     let body = inline(g, memo, tidy);
                     if is_shared { tidy(&body) } else { body }
                 });
-                let outputs = to.out.append(&body, &operands);
+                let outputs =
+                    to.out.append_renamed(&body, &operands, &mut |path| moved.to(&node.scope, path));
                 node.results.iter().zip(outputs).for_each(|(&result, output)| to.alias(result, output));
             }
             op => {
