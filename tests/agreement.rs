@@ -283,8 +283,7 @@ fn scores_that_are_computed_again_are_products_and_not_memory() {
         assert_eq!(more - flops, 2 * 8 * scores, "scanned: {scanned}");
         // Probabilities in float32, less the terms of the scores, which all blocks share: biases of two heads and hidden padding of four rows.
         let terms = 2 * (input * input + target * target) + 4 * (input + target);
-        // What is kept is counted where loops keep it.
-        assert_eq!(kept - less, if scanned { 4 * (scores - terms) } else { 0 });
+        assert_eq!(kept - less, 4 * (scores - terms), "scanned: {scanned}");
     }
 }
 
