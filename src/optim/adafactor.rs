@@ -1,9 +1,9 @@
 //! Adafactor as T5 uses it.
 
 use super::spec::{Factors, ParamSpec};
-use super::update::{Decay, Gradient, Scalars, Tensor, Updated, moving_average};
+use super::update::{Decay, Gradient, Means, Scalars, Tensor, Updated, moving_average};
 use crate::build::{BuildError, Builder};
-use crate::ir::{DType, Value};
+use crate::ir::{DType, DotDims, Value};
 
 type Built = Result<Value, BuildError>;
 
@@ -53,14 +53,17 @@ impl Adafactor {
         gradient: Gradient,
     ) -> Updated {
         let factors = Factors::of(spec, self.settings.min_dim_size_to_factor);
-        let (direction, mut new) = match (factors, gradient.means, slots) {
+        let (direction, square, mut new) = match (factors, gradient.means, slots) {
             (Some(factors), Some(means), &[row, col, ..]) => {
                 self.factored(b, spec, factors, (gradient.clipped, means), (row, col))?
             }
-            (None, _, &[v, ..]) => self.full(b, gradient.clipped, v)?,
+            (None, _, &[v, ..]) => {
+                let (direction, new) = self.full(b, gradient.clipped, v)?;
+                (direction, None, new)
+            }
             _ => return Err(BuildError::Invalid(format!("optimizer: slots of `{}` are missing", spec.name))),
         };
-        let size = self.step_size(b, spec, (param, mean_square), direction)?;
+        let size = self.step_size(b, spec, (param, mean_square), (direction, square))?;
         let shape = b.shape(direction);
         let size = b.unreduce(size, &shape, &spec.own_axes())?;
         let mut change = b.mul(direction, size)?;
@@ -80,7 +83,8 @@ impl Adafactor {
         Ok((b.mul(grad, root)?, vec![v]))
     }
 
-    /// `g / sqrt(row * col / mean(row))`: means of squares over the largest axis (row) and over the second (col).
+    /// `g / sqrt(row * col / mean(row))`: means of squares over the largest axis (row) and over the second (col); its mean square, where
+    /// that is a product; the new moments.
     fn factored(
         &self,
         b: &mut Builder,
@@ -88,7 +92,7 @@ impl Adafactor {
         factors: Factors,
         (grad, means): (Value, (Value, Value)),
         (row, col): (Value, Value),
-    ) -> Updated {
+    ) -> Result<(Value, Option<Value>, Vec<Value>), BuildError> {
         let Factors { largest, second } = factors;
         let row = self.average_of_means(b, row, means.0)?;
         let col = self.average_of_means(b, col, means.1)?;
@@ -107,7 +111,13 @@ impl Adafactor {
             let root = b.unreduce(root, &shape, &[axis])?;
             direction = b.mul(direction, root)?;
         }
-        Ok((direction, vec![row, col]))
+        let count = shape.iter().product();
+        let means = self.scalars.means;
+        let square = match spec.own_axes().len() == 2 && means.target.multiplies_squares(count) {
+            true => Some(mean_square_by_product(b, means, spec, factors, grad, (relative, col))?),
+            false => None,
+        };
+        Ok((direction, square, vec![row, col]))
     }
 
     /// Squares averaged over an axis before clipping; clipping scales them by its square.
@@ -136,12 +146,13 @@ impl Adafactor {
         b: &mut Builder,
         spec: &ParamSpec,
         (param, mean_square): (Value, Option<Value>),
-        direction: Value,
+        (direction, square): (Value, Option<Value>),
     ) -> Built {
-        let measured = self.settings.multiply_by_parameter_scale && mean_square.is_none();
-        let measured: Vec<Value> = [direction].into_iter().chain(measured.then_some(param)).collect();
-        let mut squares = self.mean_squares(b, spec, &measured)?;
-        squares.extend(mean_square);
+        let scaled = self.settings.multiply_by_parameter_scale;
+        let scale = (scaled && mean_square.is_none()).then_some(param);
+        let measured: Vec<Value> = square.is_none().then_some(direction).into_iter().chain(scale).collect();
+        let found = self.mean_squares(b, spec, &measured)?;
+        let squares: Vec<Value> = square.into_iter().chain(found).chain(mean_square).collect();
         let roots: Vec<Value> = squares.into_iter().map(|mean| b.sqrt(mean)).collect::<Result<_, _>>()?;
         let excess = b.mul_scalar(roots[0], 1.0 / self.settings.clip_threshold)?;
         let one = b.full_like(excess, 1.0)?;
@@ -162,7 +173,37 @@ impl Adafactor {
         spec: &ParamSpec,
         xs: &[Value],
     ) -> Result<Vec<Value>, BuildError> {
+        if xs.is_empty() {
+            return Ok(vec![]);
+        }
         let squares: Vec<Value> = xs.iter().map(|&x| b.square(x)).collect::<Result<_, _>>()?;
         self.scalars.means.means(b, spec, &squares, &spec.own_axes())
     }
+}
+
+/// The mean square of `g / sqrt(relative * col)` of a matrix or a stack of such: squares of `g` times `1 / col` over the largest axis, then times
+/// `1 / relative` over the other.
+fn mean_square_by_product(
+    b: &mut Builder,
+    means: Means,
+    spec: &ParamSpec,
+    Factors { largest, second }: Factors,
+    grad: Value,
+    (relative, col): (Value, Value),
+) -> Built {
+    // Without one of the two axes.
+    let place = |axis: usize, lost: usize| if axis > lost { axis - 1 } else { axis };
+    let stack: Vec<usize> = (0..spec.batch_axes).collect();
+    let dims = DotDims {
+        lhs_batch: stack.clone(),
+        rhs_batch: stack,
+        lhs_contracting: vec![largest],
+        rhs_contracting: vec![place(largest, second)],
+    };
+    let squares = b.square(grad)?;
+    let [col, relative] = [col, relative].map(|moments| b.rsqrt(moments).and_then(|root| b.square(root)));
+    let sums = b.dot_general(squares, col?, dims)?;
+    let sums = b.mul(sums, relative?)?;
+    let sum = b.sum(sums, &[place(second, largest)])?;
+    means.of_sum(b, spec, sum, &spec.own_axes())
 }

@@ -398,3 +398,22 @@ fn cosine_falls_from_the_peak_to_its_fraction() {
     rates(schedule(2, 10), &[(0, 0.5), (1, 1.0), (2, 1.0), (6, 0.55), (10, 0.1), (1000, 0.1)]);
     rates(schedule(0, 0), &[(0, 1.0), (1, 0.1)]);
 }
+
+#[test]
+fn the_mean_square_of_large_updates_is_a_product_on_tpus() {
+    let (config, spec) = (adafactor(128, None, None), spec(&[2, 1024, 2048], 1));
+    // Squares far from a product of rows and columns, so that updates are clipped.
+    let value = |i: usize, prime: usize| ((i * prime % 1009) as f32 / 1009.0 - 0.5).powi(7);
+    let values = |prime: usize| (0..2 * 1024 * 2048).map(|i| value(i, prime)).collect::<Vec<f32>>();
+    let (param, grad) = (values(7919), values(6007));
+    let [product, sum] = [Target::Tpu, Target::Cpu].map(|target| {
+        let cx = Context { target, ..context(&config, &FLAT) };
+        let graph = program_with(cx, (std::slice::from_ref(&spec), DType::F32));
+        let products = graph.nodes().iter().filter(|n| matches!(n.op, Op::DotGeneral { .. })).count();
+        assert_eq!(products, usize::from(target == Target::Tpu));
+        train_by(&graph, &cx, &spec, &param, &[&grad]).swap_remove(0)
+    });
+    let change = param.iter().zip(&sum).map(|(old, new)| (new - f64::from(*old)).abs()).fold(0.0, f64::max);
+    let apart = product.iter().zip(&sum).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    assert!(apart < 1e-5 * change, "{apart} of {change}");
+}

@@ -328,7 +328,7 @@ fn norm(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Means {
     pub mesh: Mesh,
-    target: Target,
+    pub target: Target,
 }
 
 impl Means {
@@ -352,7 +352,8 @@ impl Means {
         }
     }
 
-    fn of_sum(self, b: &mut Builder, spec: &ParamSpec, sum: Value, dims: &[usize]) -> Built {
+    /// The mean over dimensions `dims` of the whole tensor, from the sum over the block that this device holds.
+    pub fn of_sum(self, b: &mut Builder, spec: &ParamSpec, sum: Value, dims: &[usize]) -> Built {
         let count: usize = dims.iter().map(|&dim| spec.ty.shape[dim]).product();
         let sum = self.mesh.sum(b, sum, &spec.partition.axes_of_all(dims))?;
         b.mul_scalar(sum, 1.0 / count.max(1) as f64)
