@@ -182,28 +182,36 @@ impl Adafactor {
 }
 
 /// The mean square of `g / sqrt(relative * col)` of a matrix or a stack of such: squares of `g` times `1 / col` over the largest axis, then times
-/// `1 / relative` over the other.
+/// `1 / relative` over the other. The weights are two equal columns behind a barrier: libtpu turns products with one column into sums.
 fn mean_square_by_product(
     b: &mut Builder,
     means: Means,
     spec: &ParamSpec,
-    Factors { largest, second }: Factors,
+    Factors { largest, .. }: Factors,
     grad: Value,
     (relative, col): (Value, Value),
 ) -> Built {
-    // Without one of the two axes.
-    let place = |axis: usize, lost: usize| if axis > lost { axis - 1 } else { axis };
+    let [col, relative] = [col, relative].map(|moments| b.rsqrt(moments).and_then(|root| b.square(root)));
+    let (col, relative) = (col?, relative?);
+    let with_two = |mut shape: Vec<usize>, at: usize| {
+        shape.insert(at, 2);
+        shape
+    };
     let stack: Vec<usize> = (0..spec.batch_axes).collect();
+    let last = stack.len() + 1;
+    let columns = b.unreduce(col, &with_two(b.shape(col), stack.len()), &[stack.len()])?;
+    let columns = b.optimization_barrier(&[columns])?;
     let dims = DotDims {
         lhs_batch: stack.clone(),
         rhs_batch: stack,
         lhs_contracting: vec![largest],
-        rhs_contracting: vec![place(largest, second)],
+        rhs_contracting: vec![last],
     };
     let squares = b.square(grad)?;
-    let [col, relative] = [col, relative].map(|moments| b.rsqrt(moments).and_then(|root| b.square(root)));
-    let sums = b.dot_general(squares, col?, dims)?;
-    let sums = b.mul(sums, relative?)?;
-    let sum = b.sum(sums, &[place(second, largest)])?;
+    let sums = b.dot_general(squares, columns[0], dims)?;
+    let relative = b.unreduce(relative, &with_two(b.shape(relative), last), &[last])?;
+    let sums = b.mul(sums, relative)?;
+    let sum = b.sum(sums, &[last - 1, last])?;
+    let sum = b.mul_scalar(sum, 0.5)?;
     means.of_sum(b, spec, sum, &spec.own_axes())
 }
