@@ -137,6 +137,25 @@ impl Graph {
         results
     }
 
+    /// Appends a node with results like these of another graph, with their types and names of axes; returns the number of the first.
+    pub(crate) fn push_like(
+        &mut self,
+        from: &Graph,
+        results: &[Value],
+        op: Op,
+        operands: Vec<Value>,
+        scope: Arc<str>,
+    ) -> u32 {
+        let (node, first) = (self.nodes.len() as u32, self.values.len() as u32);
+        self.values.extend(results.iter().map(|v| ValueInfo { node, ..from.values[v.index()].clone() }));
+        let results: Vec<Value> = (first..self.values.len() as u32).map(Value).collect();
+        if matches!(op, Op::Parameter { .. }) {
+            self.inputs.extend(&results);
+        }
+        self.nodes.push(Node { op, operands, results, scope });
+        first
+    }
+
     /// Appends copies of the nodes of `body`, with these values for its inputs; returns its outputs. There are as many values as
     /// inputs, and nodes of `body` follow those that they use.
     pub(crate) fn append(&mut self, body: &Graph, inputs: &[Value]) -> Vec<Value> {
@@ -156,11 +175,9 @@ impl Graph {
         }
         for node in body.nodes.iter().filter(|n| !matches!(n.op, Op::Parameter { .. })) {
             let operands = node.operands.iter().map(|v| map[v.index()]).collect();
-            let types = body.types(&node.results);
-            let results = self.push(node.op.clone(), operands, types, scope(&node.scope));
-            for (&old, new) in node.results.iter().zip(results) {
-                map[old.index()] = new;
-                self.values[new.index()].axes = body.axes(old);
+            let first = self.push_like(body, &node.results, node.op.clone(), operands, scope(&node.scope));
+            for (&old, new) in node.results.iter().zip(first..) {
+                map[old.index()] = Value(new);
             }
         }
         body.outputs.iter().map(|v| map[v.index()]).collect()

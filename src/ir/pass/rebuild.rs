@@ -135,12 +135,9 @@ impl<'a> Rebuild<'a> {
 
     /// Appends `op`, whose results stand for the old values `results`.
     pub fn put_as(&mut self, op: Op, operands: Vec<Value>, results: &[Value], scope: Arc<str>) {
-        let new = self.out.push(op, operands, self.from.types(results), scope);
-        for (&old, new) in results.iter().zip(new) {
-            self.map[old.index()] = new;
-            if let Some(axes) = self.from.axes(old) {
-                self.out.set_axes(new, axes);
-            }
+        let first = self.out.push_like(self.from, results, op, operands, scope);
+        for (&old, new) in results.iter().zip(first..) {
+            self.map[old.index()] = Value(new);
         }
     }
 
