@@ -1,6 +1,5 @@
 //! Calls: by the derivative that they bring, or through their bodies.
 
-use super::extract::with_body;
 use super::joint::Joint;
 use super::reverse::or_zeros;
 use super::rule::{Pulled, Site};
@@ -97,7 +96,7 @@ impl Pair {
     /// Lets the call return what the backward pass needs, and inserts that pass: a call again where the body has others.
     fn pull(&self, site: &mut Site, call: &Call) -> Pulled {
         if let Some((body, more)) = &self.forward {
-            let op = with_body(&Op::Call(call.clone()), body.clone());
+            let op = Op::Call(Call { body: body.clone(), ..call.clone() });
             let more = site.b.graph.extend_results(site.index, op, more.clone());
             site.results.extend(more);
         }

@@ -49,11 +49,9 @@ pub(crate) fn extract(
         let operands = node.operands.iter().map(|v| map[v.index()].ok_or_else(|| lost(*v)));
         let operands: Vec<Value> = operands.collect::<Result<_, _>>()?;
         let (op, kept) = trim(&node.op, &node.results, &live)?;
-        for (old, new) in kept.iter().zip(copy.push(op, operands, graph.types(&kept), scope(index))) {
-            map[old.index()].get_or_insert(new);
-            if let Some(axes) = graph.axes(*old) {
-                copy.set_axes(new, axes);
-            }
+        let first = copy.push_like(graph, &kept, op, operands, scope(index));
+        for (old, new) in kept.iter().zip(first..) {
+            map[old.index()].get_or_insert(Value(new));
         }
     }
     let outputs = outputs.iter().map(|v| map[v.index()].ok_or_else(|| lost(*v))).collect::<Result<_, _>>()?;

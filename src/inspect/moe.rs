@@ -1,6 +1,7 @@
 //! Shapes of named tensors against what the capacity arithmetic asks for.
 
 use crate::hlo::{HloInstructionProto, HloModuleProto, primitive_of};
+use crate::ir::scope::GRAD;
 use crate::ir::{DType, TensorType};
 use crate::step::TEACHER_SCOPE;
 use serde::Serialize;
@@ -41,7 +42,7 @@ pub fn check_moe(module: &HloModuleProto, expected: &[ExpectedShape]) -> Vec<Che
 
 fn is_candidate(i: &HloInstructionProto) -> bool {
     let array = i.shape.as_ref().is_some_and(|s| !s.is_tuple());
-    let forward = i.op_name().split('/').all(|part| part != "grad");
+    let forward = i.op_name().split('/').all(|part| part != GRAD);
     array && forward && !matches!(i.opcode.as_str(), "parameter" | "get-tuple-element")
 }
 

@@ -1,10 +1,12 @@
 //! Layer kinds from paths: `grad/encoder/block_3/moe/experts/wi` is the backward half of `encoder/block_*/moe/experts`.
 
+use crate::ir::scope::GRAD;
+
 /// The layer kind of a path, and whether it is under a `grad` scope.
 pub fn layer_kind(op_name: &str) -> (String, bool) {
     let mut parts: Vec<&str> = op_name.split('/').filter(|p| !p.is_empty()).collect();
-    let backward = parts.contains(&"grad");
-    parts.retain(|p| *p != "grad");
+    let backward = parts.contains(&GRAD);
+    parts.retain(|p| *p != GRAD);
     parts.pop(); // the operation itself
     if parts.is_empty() {
         return ("(no scope)".into(), backward);

@@ -42,11 +42,9 @@ pub fn optimize(graph: &Graph) -> Graph {
     let inlined = inline_tidied(graph, &mut |body| pruner.prune(&simplifier.simplify(body)));
     let mut current = pruner.prune(&fuse_scans(inlined));
     for _ in 0..MAX_ROUNDS {
-        let simple = simplifier.simplify(&current);
-        pruner.shrank();
-        current = pruner.prune(&simple);
+        current = pruner.prune(&simplifier.simplify(&current));
         debug_assert!(super::verify(&current).is_ok(), "internal: {:?}", super::verify(&current));
-        if !pruner.shrank() {
+        if !pruner.shrank {
             break;
         }
     }

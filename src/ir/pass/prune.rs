@@ -28,19 +28,15 @@ pub(super) struct Pruner {
     cuts: HashMap<CutKey, Arc<Graph>>,
     /// Which inputs some outputs of a subgraph need.
     needs: HashMap<(Address, Vec<bool>), Vec<bool>>,
-    /// Whether a subgraph became smaller.
-    shrank: bool,
+    /// Whether the last graph had subgraphs that became smaller.
+    pub shrank: bool,
 }
 
 impl Pruner {
     pub fn prune(&mut self, graph: &Graph) -> Graph {
+        self.shrank = false;
         let all = vec![true; graph.inputs().len()];
         self.cut(graph, graph.outputs(), &all)
-    }
-
-    /// Whether subgraphs became smaller since this was last asked.
-    pub fn shrank(&mut self) -> bool {
-        std::mem::take(&mut self.shrank)
     }
 
     /// `graph` with outputs `outputs` and those inputs that `inputs` marks.

@@ -70,10 +70,8 @@ pub(crate) fn shared_bodies(graph: &Graph) -> HashSet<Address> {
     for node in graph.nodes() {
         if let Op::Call(Call { body, .. }) = &node.op {
             let body = Address(body.clone());
-            if once.contains(&body) {
+            if !once.insert(body.clone()) {
                 shared.insert(body);
-            } else {
-                once.insert(body);
             }
         }
     }
