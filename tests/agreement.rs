@@ -240,31 +240,57 @@ fn what_follows_from_the_state_follows_it_wherever_that_comes_from() {
     });
     assert!(plain.require(&["derive"]).is_err() && keeping.require(&["derive"]).is_ok());
     let given = first_state(&common);
-    let put = |session: &mut Session| {
-        given.iter().try_for_each(|(name, value)| session.set_state(name, value)).unwrap();
+    let put = |session: &mut Session, state: &Named| {
+        state.iter().try_for_each(|(name, value)| session.set_state(name, value)).unwrap();
     };
-    let trained = |session: &mut Session| -> BTreeMap<String, Vec<f64>> {
-        for _ in 0..3 {
-            session.run("train_step", batch(&config(&common))).unwrap();
-        }
+    let state = |session: &Session| -> Named {
         let names = session.state_layout().into_iter().map(|(name, _)| name);
-        names.map(|name| (name.clone(), session.state(&name).unwrap().to_f64())).collect()
+        names.map(|name| (name.clone(), session.state(&name).unwrap())).collect()
     };
-    put(&mut plain);
-    put(&mut keeping);
-    let (expected, from_host) = (trained(&mut plain), trained(&mut keeping));
-    for (name, value) in &expected {
-        let error = distance(value, &from_host[name]);
-        assert!(error < ROUNDING, "{name} differs by {error}");
+    let train = |session: &mut Session| session.run("train_step", batch(&config(&common))).unwrap();
+    let trained = |session: &mut Session| {
+        (0..3).for_each(|_| drop(train(session)));
+        state(session)
+    };
+    let assert_close = |what: &str, expected: &Named, found: &Named, tolerance: f64| {
+        for ((name, value), (_, found)) in expected.iter().zip(found) {
+            let error = distance(&value.to_f64(), &found.to_f64());
+            assert!(error < tolerance, "{what}: {name} differs by {error}");
+        }
+    };
+    put(&mut plain, &given);
+    put(&mut keeping, &given);
+    let from_host = trained(&mut keeping);
+    // What products would round is rounded.
+    assert_close("without", &trained(&mut plain), &from_host, 0.01);
+    // State that is put back is followed anew.
+    put(&mut keeping, &given);
+    for _ in 0..3 {
+        train(&mut keeping);
+        let back = state(&keeping);
+        put(&mut keeping, &back);
     }
+    assert_close("step by step", &state(&keeping), &from_host, ROUNDING);
     // What steps left would not fit the state that comes now.
-    put(&mut keeping);
+    put(&mut keeping, &given);
     assert!(trained(&mut keeping) == from_host, "given again");
     keeping.init(8).unwrap();
     let from_seed = trained(&mut keeping);
     keeping.init(8).unwrap();
     assert!(trained(&mut keeping) == from_seed, "initialised again");
     assert!(from_seed != from_host);
+}
+
+/// Tokens in a row of each side.
+fn lengths() -> [u64; 2] {
+    let batch = config(&[]).batch;
+    [batch.input_length as u64, batch.target_length as u64]
+}
+
+/// Of four rows, in four blocks of two heads on each side.
+fn num_scores() -> u64 {
+    let [input, target] = lengths();
+    4 * 4 * 2 * (input * input + target * target + target * input)
 }
 
 #[test]
@@ -275,15 +301,40 @@ fn scores_that_are_computed_again_are_products_and_not_memory() {
         let found = inspect::inspect(artifact.program("train_step").unwrap().1).unwrap();
         (found.flops.dot, found.memory.kept_bytes)
     };
-    // Of four rows, in four blocks of two heads of width 8 on each side.
-    let (input, target) = (config(&[]).batch.input_length as u64, config(&[]).batch.target_length as u64);
-    let scores = 4 * 4 * 2 * (input * input + target * target + target * input);
+    let ([input, target], scores) = (lengths(), num_scores());
     for scanned in [true, false] {
         let ((flops, kept), (more, less)) = (found("none", scanned), found("scores", scanned));
+        // Heads have width 8.
         assert_eq!(more - flops, 2 * 8 * scores, "scanned: {scanned}");
         // Probabilities in float32, less the terms of the scores, which all blocks share: biases of two heads and hidden padding of four rows.
         let terms = 2 * (input * input + target * target) + 4 * (input + target);
         assert_eq!(kept - less, 4 * (scores - terms), "scanned: {scanned}");
+    }
+}
+
+#[test]
+fn what_products_would_round_is_kept_rounded() {
+    // Products that do not round, of operands rounded to 8 bits.
+    let state = first_state(&[]);
+    let tpu = |scanned: bool| [("target", "tpu".into()), ("model.scan_blocks", scanned.into())];
+    assert_agree("shaped for TPUs", &state, &step(&[], &state), &step(&tpu(true), &state), 0.02);
+
+    let kept = |feed_forward: &str, more: &[(&'static str, serde_json::Value)]| {
+        let changes =
+            [&[("model.feed_forward", feed_forward.into()), ("model.moe.expert_dropout", 0.into())], more]
+                .concat();
+        let artifact = artifact::compile_programs(&config(&changes), &["train_step"]).unwrap();
+        inspect::inspect(artifact.program("train_step").unwrap().1).unwrap().memory.kept_bytes
+    };
+    // Each expert's slots are those of its share of the tokens, so that sparse blocks have as many hidden values as dense ones.
+    let [input, target] = lengths();
+    let hidden = 4 * 4 * 32 * (input + target);
+    for scanned in [true, false] {
+        for (feed_forward, hidden) in [("gated_gelu", 0), ("relu", hidden)] {
+            let wide = kept(feed_forward, &[("model.scan_blocks", scanned.into())]);
+            let narrow = kept(feed_forward, &tpu(scanned));
+            assert_eq!(wide - narrow, 2 * (num_scores() + hidden), "{feed_forward}, scanned: {scanned}");
+        }
     }
 }
 

@@ -9,7 +9,8 @@ const MOST_UNROLLED: usize = 24;
 /// tensors. v5e gains with half of them.
 const MANY_SQUARES: usize = 1 << 21;
 
-/// Whose XLA compiler gets the graph. Every target's graph runs everywhere and computes the same.
+/// Whose XLA compiler gets the graph. Every target's graph runs everywhere and computes the same, but for the rounding of
+/// operands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
@@ -67,6 +68,11 @@ impl Target {
     /// By libtpu's cycles the product takes 0.7 of the time of a sum on v5p, from memory, and 0.06 on v5e, from beside the arithmetic.
     pub fn multiplies_squares(self, count: usize) -> bool {
         self == Self::Tpu && count >= MANY_SQUARES
+    }
+
+    /// Whether matrix products round float32 operands to bfloat16. What products alone read may be kept in it: they read the same.
+    pub fn rounds_operands(self) -> bool {
+        self == Self::Tpu
     }
 
     /// Whether a long sum is to be two short ones.

@@ -3,7 +3,7 @@
 use super::joint::Joint;
 use super::reverse::or_zeros;
 use super::rule::{Pulled, Site};
-use crate::build::BuildError;
+use crate::build::{BuildError, Builder};
 use crate::ir::{Address, Call, Derivative, Graph, Op, RematPolicy, TensorType, Value, shared_bodies};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -39,9 +39,12 @@ impl Bodies {
         }
         let joint = Joint::new(body, wanted, &key.3)?;
         let saved = joint.residuals(policy, &vec![true; wanted.len()]);
-        // Without a barrier the compiler would find that it has these values already, and keep them.
-        let wall = policy != RematPolicy::SaveAll && joint.recomputes(&saved);
-        let pair = Arc::new(Pair::new(&joint, &saved, wall)?);
+        // Without a barrier the compiler would find that it has what is computed again, and keep it.
+        let walls = match policy {
+            RematPolicy::SaveAll => joint.widened(&saved),
+            _ => vec![joint.recomputes(&saved); joint.graph.num_values()],
+        };
+        let pair = Arc::new(Pair::new(&joint, &saved, &walls)?);
         self.pairs.insert(key, pair.clone());
         Ok(pair)
     }
@@ -69,12 +72,13 @@ struct Pair {
     cotangents: Vec<usize>,
     /// Which operands get a gradient.
     gradients: Marks,
-    /// Whether a barrier comes before the backward pass.
-    wall: bool,
+    /// Which of what the backward pass takes a barrier comes before.
+    walls: Marks,
 }
 
 impl Pair {
-    fn new(joint: &Joint, saved: &[Value], wall: bool) -> Result<Self, BuildError> {
+    /// `walls`: the values of the joint graph that need a barrier.
+    fn new(joint: &Joint, saved: &[Value], walls: &[bool]) -> Result<Self, BuildError> {
         let (places, added) = joint.places(saved, 0);
         let forward = match added.is_empty() {
             true => None,
@@ -87,10 +91,11 @@ impl Pair {
         let mut inputs: Vec<Value> = operands.iter().map(|&i| joint.inputs[i]).collect();
         inputs.extend(saved);
         inputs.extend(joint.cotangents.iter().flatten());
+        let walls = inputs.iter().map(|v| walls[v.index()]).collect();
         let gradients: Vec<Value> = joint.gradients.iter().flatten().copied().collect();
         let backward = Arc::new(joint.backward(&inputs, &gradients)?);
         let gradients = joint.gradients.iter().map(Option::is_some).collect();
-        Ok(Self { forward, backward, operands, saved: places, cotangents, gradients, wall })
+        Ok(Self { forward, backward, operands, saved: places, cotangents, gradients, walls })
     }
 
     /// Lets the call return what the backward pass needs, and inserts that pass: a call again where the body has others.
@@ -103,15 +108,25 @@ impl Pair {
         let mut operands: Vec<Value> = self.operands.iter().map(|&i| site.operands[i]).collect();
         operands.extend(self.saved.iter().map(|&i| site.results[i]));
         operands.extend(self.cotangents.iter().filter_map(|&i| site.cotangents[i]));
-        if self.wall {
-            operands = site.b.optimization_barrier(&operands)?;
-        }
+        self.wall_off(site.b, &mut operands)?;
         let pulled = match site.bodies.is_shared(&call.body) {
             true => site.b.call_graph(&call.name, self.backward.clone(), RematPolicy::SaveAll, &operands)?,
             false => site.b.inline(&self.backward, &operands)?,
         };
         let mut pulled = pulled.into_iter();
         Ok(self.gradients.iter().map(|&wanted| if wanted { pulled.next() } else { None }).collect())
+    }
+
+    /// Puts a barrier before what needs one.
+    fn wall_off(&self, b: &mut Builder, operands: &mut [Value]) -> Result<(), BuildError> {
+        let mut behind: Vec<&mut Value> =
+            operands.iter_mut().zip(&self.walls).filter_map(|(v, &wall)| wall.then_some(v)).collect();
+        let values: Vec<Value> = behind.iter().map(|v| **v).collect();
+        if !values.is_empty() {
+            let walled = b.optimization_barrier(&values)?;
+            behind.iter_mut().zip(walled).for_each(|(v, walled)| **v = walled);
+        }
+        Ok(())
     }
 }
 
@@ -121,7 +136,8 @@ fn custom(site: &mut Site, call: &Call, vjp: &Graph, num_primals: usize) -> Pull
     let residual_seeds: Vec<bool> =
         site.cotangents.iter().enumerate().map(|(i, g)| i >= num_primals && g.is_some()).collect();
     let through_body = if residual_seeds.contains(&true) {
-        Pair::new(&Joint::new(&call.body, &site.active, &residual_seeds)?, &[], false)?.pull(site, call)?
+        let joint = Joint::new(&call.body, &site.active, &residual_seeds)?;
+        Pair::new(&joint, &[], &vec![false; joint.graph.num_values()])?.pull(site, call)?
     } else {
         vec![None; site.operands.len()]
     };

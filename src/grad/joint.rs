@@ -1,12 +1,12 @@
 //! A body and its backward pass in one graph, to be cut in two.
 
-use super::extract::{extract, live};
+use super::extract::{extract, live, marks};
 use super::partition;
 use super::reverse::pull;
 use super::rule::Cotangents;
 use crate::build::{BuildError, Builder};
 use crate::ir::scope::{REMAT, below};
-use crate::ir::{Graph, RematPolicy, Value};
+use crate::ir::{Graph, Node, Op, RematPolicy, Value};
 
 /// A body, followed by the nodes of its backward pass.
 pub(super) struct Joint {
@@ -64,11 +64,24 @@ impl Joint {
 
     /// Whether the backward pass computes anything of the body again (other than from nothing).
     pub fn recomputes(&self, saved: &[Value]) -> bool {
-        let (live, kept) = (self.live(saved), super::extract::marks(&self.graph, saved));
-        let again = |v: &Value| live[v.index()] && !kept[v.index()];
-        self.graph.nodes()[..self.boundary]
-            .iter()
-            .any(|node| !node.operands.is_empty() && node.results.iter().any(again))
+        self.again(saved).any(|node| !node.operands.is_empty())
+    }
+
+    /// The values that the backward pass converts again to types of more bytes.
+    pub fn widened(&self, saved: &[Value]) -> Vec<bool> {
+        let bytes = |v: Value| self.graph.ty(v).dtype.size_bytes();
+        let mut widened = vec![false; self.graph.num_values()];
+        for node in self.again(saved).filter(|node| matches!(node.op, Op::Convert(_))) {
+            widened[node.operands[0].index()] |= bytes(node.operands[0]) < bytes(node.results[0]);
+        }
+        widened
+    }
+
+    /// The nodes of the body that the backward pass runs again.
+    fn again(&self, saved: &[Value]) -> impl Iterator<Item = &Node> {
+        let (live, kept) = (self.live(saved), marks(&self.graph, saved));
+        let again = move |v: &Value| live[v.index()] && !kept[v.index()];
+        self.graph.nodes()[..self.boundary].iter().filter(move |node| node.results.iter().any(&again))
     }
 
     fn live(&self, saved: &[Value]) -> Vec<bool> {

@@ -167,6 +167,28 @@ fn a_call_that_saves_all_returns_more_and_needs_no_barrier() {
 }
 
 #[test]
+fn what_is_kept_in_fewer_bytes_is_widened_again_behind_a_barrier() {
+    let body = Builder::graph(&[f32s([4])], |b, v| {
+        let made = b.sin(v[0])?;
+        let narrow = b.convert(made, DType::Bf16)?;
+        let wide = b.convert(narrow, DType::F32)?;
+        Ok(vec![b.sin(wide)?])
+    });
+    let body = Arc::new(body.unwrap());
+    let graph = Builder::graph(&[f32s([4])], |b, v| {
+        let y = b.call_graph("block", body, RematPolicy::SaveAll, v)?;
+        let loss = b.sum_all(y[0])?;
+        Ok([vec![loss], gradients(b, loss, v)?].concat())
+    });
+    let graph = crate::ir::optimize(&graph.unwrap());
+    let wide = |n: &&Node| matches!(n.op, Op::Convert(DType::F32));
+    assert_eq!(graph.nodes().iter().filter(wide).count(), 3, "of the value twice, and of its cotangent");
+    let barrier = graph.nodes().iter().find(|n| n.op.name() == "optimization_barrier").unwrap();
+    // Nothing but the value: the rest may become one with what follows.
+    assert_eq!(graph.types(&barrier.operands), [TensorType::new(DType::Bf16, [4])]);
+}
+
+#[test]
 fn calls_of_one_body_share_its_backward_pass() {
     let body = Builder::graph(&[f32s([4]), f32s([4])], |b, v| {
         let e = b.exp(v[0])?;

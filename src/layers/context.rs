@@ -45,6 +45,11 @@ impl<'a> Context<'a> {
         dtype(self.config)
     }
 
+    /// The element type to which matrix products round activations: what they alone read is kept in it.
+    pub fn operand_dtype(&self) -> DType {
+        if self.target.rounds_operands() { DType::Bf16 } else { self.dtype() }
+    }
+
     /// A parameter in the element type of activations.
     pub fn weight(&self, b: &mut Builder, name: &str) -> Result<Value, BuildError> {
         self.weights.get_as(b, name, self.dtype())

@@ -73,7 +73,8 @@ pub fn probabilities(
         let term = b.broadcast_in_dim(term.value, &shape, term.axes)?;
         scores = b.add(scores, term)?;
     }
-    let probs = softmax(b, scores, cx.dtype())?;
+    let probs = softmax(b, scores, cx.operand_dtype())?;
+    let probs = b.convert(probs, cx.dtype())?;
     dropout::dropout_split(b, cx, ("probs", cx.config.dropout), probs, HEADS)
 }
 
