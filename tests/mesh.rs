@@ -33,6 +33,8 @@ const DEVICES: usize = 8;
 const STEPS: usize = 5;
 /// Float32 sums in another order.
 const ROUNDING: f64 = 1e-5;
+/// The same where their results are rounded to 8 bits, some of them to the other neighbour then.
+const ROUNDING_OF_OPERANDS: f64 = 5e-4;
 
 type Changes<'a> = &'a [(&'a str, Value)];
 
@@ -106,6 +108,10 @@ fn distance(a: &[f64], b: &[f64]) -> f64 {
 
 /// Five steps on each mesh give what they give on one device.
 fn assert_same(common: Changes, meshes: &[(Value, Changes)]) {
+    assert_same_within(ROUNDING, common, meshes);
+}
+
+fn assert_same_within(rounding: f64, common: Changes, meshes: &[(Value, Changes)]) {
     let state = first_state(common);
     let alone = train(common, &state);
     let dropped: f64 = alone["layers/dropped of step 0"].iter().sum();
@@ -115,7 +121,7 @@ fn assert_same(common: Changes, meshes: &[(Value, Changes)]) {
         let found = train(&changes, &state);
         for (name, expected) in &alone {
             let error = distance(expected, &found[name]);
-            assert!(error < ROUNDING, "mesh {mesh}, {more:?}: {name} differs by {error}");
+            assert!(error < rounding, "mesh {mesh}, {more:?}: {name} differs by {error}");
         }
     }
 }
@@ -280,12 +286,13 @@ fn adafactor_on_a_mesh_is_adafactor_on_one_device() {
             (json!({"model": 2}), &[]),
             (json!({"data": 2, "shard_state": true}), &[]),
             (json!({"expert": 4, "model": 2}), &[]),
-            // Mean squares of parameters that are split over every axis pass from step to step.
-            (
-                json!({"data": 2, "expert": 2, "model": 2, "shard_state": true}),
-                &[("target", json!("tpu")), ("model.scan_blocks", json!(false))],
-            ),
         ],
+    );
+    // Mean squares of parameters that are split over every axis pass from step to step.
+    assert_same_within(
+        ROUNDING_OF_OPERANDS,
+        &[("target", json!("tpu")), ("model.scan_blocks", json!(false))],
+        &[(json!({"data": 2, "expert": 2, "model": 2, "shard_state": true}), &[])],
     );
 }
 
