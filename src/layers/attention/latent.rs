@@ -6,7 +6,7 @@
 //!
 //! Source: DeepSeek-V2 (2024), section 2.1; the norms of both latents are those of DeepSeek-V3.
 
-use super::scores::{Term, mix, probabilities};
+use super::scores::{Term, mean, mix, weights};
 use super::{Context, Kept, Params, output, query_scale};
 use crate::build::{BuildError, Builder};
 use crate::config::{Latent, ModelConfig};
@@ -153,8 +153,9 @@ fn in_latents(
     let nope = b.einsum_into("bqhr,bkr->bhqk", q, keys.latent, DType::F32, Default::default())?;
     let turned = b.einsum_into("bqhe,bke->bhqk", queries.rope, keys.rope, DType::F32, Default::default())?;
     let scores = b.add(nope, turned)?;
-    let probs = probabilities(b, cx, scores, terms)?;
-    let mixed = b.einsum("bhqk,bkr->bqhr", probs, keys.latent)?;
+    let [weights, inverse] = weights(b, cx, scores, terms)?;
+    let sums = b.einsum_into("bhqk,bkr->bqhr", weights, keys.latent, DType::F32, Default::default())?;
+    let mixed = mean(b, cx, [sums, inverse])?;
     b.einsum("bqhr,rhv->bqhv", mixed, v_up)
 }
 
