@@ -102,6 +102,15 @@ impl Builder {
     /// `softmax` over the last axis, in the element type of `x`.
     #[track_caller]
     pub fn softmax(&mut self, x: Value) -> Built {
+        let [exp, sum] = self.exponentials(x)?;
+        let shape = self.shape(x);
+        let sum = self.unreduce(sum, &shape, &[shape.len().saturating_sub(1)])?;
+        self.div(exp, sum)
+    }
+
+    /// The softmax in two: `exp(x - max)`, and its sums over the last axis. The maximum counts as a constant.
+    #[track_caller]
+    pub fn exponentials(&mut self, x: Value) -> Result<[Value; 2], BuildError> {
         let shape = self.shape(x);
         let last = [shape.len().saturating_sub(1)];
         let max = self.reduce(x, &last, Reducer::Max)?;
@@ -109,9 +118,7 @@ impl Builder {
         let max = self.unreduce(max, &shape, &last)?;
         let shifted = self.sub(x, max)?;
         let exp = self.exp(shifted)?;
-        let sum = self.sum(exp, &last)?;
-        let sum = self.unreduce(sum, &shape, &last)?;
-        self.div(exp, sum)
+        Ok([exp, self.sum(exp, &last)?])
     }
 
     /// `log(sum(exp(x)))` over the last axis, without overflow.

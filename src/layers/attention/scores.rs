@@ -2,7 +2,7 @@
 
 use crate::build::{BuildError, Builder};
 use crate::config::Remat;
-use crate::ir::{DType, Direction, Reducer, RematPolicy, TensorType, Value};
+use crate::ir::{DType, Direction, RematPolicy, TensorType, Value};
 use crate::layers::{Context, dropout};
 use crate::shard::{Axis, BATCH, MODEL};
 use std::sync::Arc;
@@ -110,13 +110,7 @@ fn exponentials(b: &mut Builder, scores: Value, dtype: DType) -> Result<[Value; 
         "softmax",
         &[scores],
         |b, x| {
-            let shape = b.shape(x[0]);
-            let last = [shape.len() - 1];
-            let max = b.reduce(x[0], &last, Reducer::Max)?;
-            let max = b.unreduce(max, &shape, &last)?;
-            let shifted = b.sub(x[0], max)?;
-            let exp = b.exp(shifted)?;
-            let sum = b.sum(exp, &last)?;
+            let [exp, sum] = b.exponentials(x[0])?;
             let one = b.full_like(sum, 1.0)?;
             Ok((vec![b.convert(exp, dtype)?, b.div(one, sum)?], vec![]))
         },
