@@ -14,6 +14,9 @@ const ALLOCATOR: &str = "GLIBC_TUNABLES";
 /// in the process, in huge pages, they cost nothing (docs/performance.md has the measurement).
 const KEEP_MEMORY: [&str; 3] =
     ["glibc.malloc.mmap_max=0", "glibc.malloc.trim_threshold=1099511627776", "glibc.malloc.hugetlb=1"];
+/// Operations of TensorFlow's that the XLA library brings along and no program of ours has. Where they are on, which some CPUs make
+/// the default, the library says so while it is loaded, before any log level counts.
+const UNUSED_OPERATIONS: &str = "TF_ENABLE_ONEDNN_OPTS";
 
 /// Becomes `switchyard-cpu` with the same arguments. Returns only if that is not possible, with the reason.
 ///
@@ -27,6 +30,9 @@ pub fn device_program() -> RuntimeError {
     command.args(std::env::args_os().skip(1));
     if std::env::var_os(native::RUNTIME_VARIABLE).is_some() {
         command.env(LIBRARY_PATH, library_path(&folder));
+    }
+    if std::env::var_os(UNUSED_OPERATIONS).is_none() {
+        command.env(UNUSED_OPERATIONS, "0");
     }
     command.env(ALLOCATOR, allocator_settings(std::env::var(ALLOCATOR).unwrap_or_default()));
     let error = command.exec();
