@@ -23,7 +23,7 @@ use switchyard::train::{Named, Session};
 const BASE: &str = r#"{
     "model": {
         "vocab_size": 384, "d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2,
-        "num_encoder_layers": 4, "num_decoder_layers": 4, "feed_forward": "gated_gelu",
+        "num_encoder_layers": 4, "num_decoder_layers": 4, "scan_blocks": true, "feed_forward": "gated_gelu",
         "moe": {"num_experts": 4, "every": 2, "z_loss_coef": 0.001, "expert_dropout": 0.2,
                 "capacity": {"train_factor": 1.0, "minimum": 1}}
     },

@@ -67,8 +67,10 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let teacher = config(&[]);
-        let mut student = config(&[("model.moe.num_experts", 0.into()), ("model.dropout", 0.1.into())]);
+        let scanned = ("model.scan_blocks", true.into());
+        let mut student =
+            config(&[("model.moe.num_experts", 0.into()), ("model.dropout", 0.1.into()), scanned.clone()]);
+        let teacher = config(&[scanned]);
         student.distillation.teacher = Some(Box::new(teacher.model.clone()));
         student.distillation.temperature = 2.0;
         let (state, lessons) = (first_state(&student, 1), first_state(&teacher, 2));

@@ -19,7 +19,7 @@ use switchyard::train::{Generator, Named, Sampling, Session};
 const BASE: &str = r#"{
     "model": {
         "architecture": "decoder_only", "vocab_size": 384, "d_model": 16, "d_ff": 24, "d_kv": 8, "num_heads": 4,
-        "num_encoder_layers": 0, "num_decoder_layers": 2, "dropout": 0.1,
+        "num_encoder_layers": 0, "num_decoder_layers": 2, "scan_blocks": true, "dropout": 0.1,
         "moe": {"num_experts": 4, "every": 2, "z_loss_coef": 0.001, "expert_dropout": 0.2, "d_ff": 32,
                 "group": "sequence", "capacity": {"train_factor": 1.0, "minimum": 1}}
     },

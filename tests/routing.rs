@@ -20,7 +20,7 @@ fn compiled_on(mesh: &Value, moe: &Value, programs: &[&str]) -> Artifact {
         "mesh": mesh,
         "model": {
             "vocab_size": 384, "d_model": 8, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_encoder_layers": 1,
-            "num_decoder_layers": 1,
+            "num_decoder_layers": 1, "scan_blocks": true,
             "moe": {"num_experts": 8, "every": 1, "decoder_router": {"kind": "top_k"}}
         },
         "batch": {"sequences": 2, "input_length": 16, "target_length": 7}

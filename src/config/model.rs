@@ -132,8 +132,8 @@ pub struct ModelConfig {
     pub compute_dtype: ComputeDtype,
     /// `s` of the truncated normal with deviation `sqrt(s / fan_in)` (Switch Transformer, section 2.4).
     pub init_scale: f64,
-    /// Whether a stack is one `scan` over stacked weights; otherwise blocks are unrolled. Where it is not given, the target and the number
-    /// of blocks decide ([`Target::unrolls`](super::Target::unrolls)).
+    /// Whether a stack is one `scan` over stacked weights; otherwise blocks are unrolled. Where it is not given, the target, the number of
+    /// blocks and `remat` decide ([`Target::unrolls`](super::Target::unrolls)).
     pub scan_blocks: Option<bool>,
     /// What the backward pass recomputes.
     pub remat: Remat,
@@ -182,7 +182,7 @@ impl ModelConfig {
     /// Whether a stack is one `scan` in graphs that are shaped for `target`.
     pub fn scans_blocks(&self, target: Target) -> bool {
         let blocks = Side::BOTH.iter().map(|side| side.layers(self)).sum();
-        self.scan_blocks.unwrap_or(!target.unrolls(blocks))
+        self.scan_blocks.unwrap_or(!target.unrolls(blocks, self.remat))
     }
 
     /// Widths of all attention heads together.

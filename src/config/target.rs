@@ -1,9 +1,13 @@
 //! The compiler that a graph is shaped for.
 
+use super::Remat;
 use serde::{Deserialize, Serialize};
 
 /// Blocks of both stacks of a base-size model: as many as are written out for TPUs.
-const MOST_UNROLLED: usize = 24;
+const MOST_UNROLLED_ON_TPUS: usize = 24;
+
+/// As many blocks as XLA's CPU compiler takes no longer for than for the loops of more.
+const MOST_UNROLLED_ON_CPUS: usize = 12;
 
 /// Squares that a product sums no slower than a loop: by libtpu's cycles for v5p, where the kernels beside the product take what it saves of smaller
 /// tensors. v5e gains with half of them.
@@ -42,10 +46,15 @@ impl Target {
     /// Whether so many blocks are to be written out one by one, rather than run by loops over stacked weights, where the configuration
     /// does not say.
     ///
-    /// In loops TPUs copy and convert whole stacks: by libtpu's cycles a step takes 1.4 to 1.9 times as long. What its compiler needs for
-    /// blocks that are written out grows with their number.
-    pub fn unrolls(self, blocks: usize) -> bool {
-        self == Self::Tpu && blocks <= MOST_UNROLLED
+    /// In loops TPUs copy and convert whole stacks: by libtpu's cycles a step takes 1.4 to 1.9 times as long. CPUs copy rows of stacks, a tenth of
+    /// a step. What compilers need for blocks that are written out grows with their number. XLA's CPU compiler computes nothing again
+    /// that is not in a loop, so where memory is to be saved there blocks stay in one.
+    pub fn unrolls(self, blocks: usize, remat: Remat) -> bool {
+        match self {
+            Self::Cpu => blocks <= MOST_UNROLLED_ON_CPUS && remat == Remat::None,
+            Self::Gpu => false,
+            Self::Tpu => blocks <= MOST_UNROLLED_ON_TPUS,
+        }
     }
 
     /// Whether the mean square of a parameter, which Adafactor needs, is left by the update before.

@@ -11,7 +11,7 @@ const PLAIN: &str = r#"{"kind": "adafactor", "min_dim_size_to_factor": 2}"#;
 fn step(optimizer: &str, accumulation: usize) -> (HloModuleProto, usize) {
     let text = format!(
         r#"{{"model": {{"vocab_size": 384, "d_model": 8, "d_ff": 16, "d_kv": 4, "num_heads": 2, "num_encoder_layers": 3,
-            "num_decoder_layers": 1, "moe": {{"num_experts": 0}}}},
+            "num_decoder_layers": 1, "scan_blocks": true, "moe": {{"num_experts": 0}}}},
             "batch": {{"sequences": 2, "input_length": 8, "target_length": 8, "accumulation": {accumulation}}},
             "optimizer": {optimizer}}}"#
     );

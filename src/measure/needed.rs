@@ -22,17 +22,19 @@ pub struct Needed {
 }
 
 impl Needed {
-    /// Counts for one device that scans its blocks and takes its batch at once; `None` for other configurations.
+    /// Counts for one device that takes its batch at once; `None` for other configurations. Blocks count as scanned, of which one
+    /// iteration shows what one run of blocks keeps.
     ///
     /// Errors: [`MeasureError`] if the step cannot be built.
     pub fn of(config: &RunConfig) -> Result<Option<Self>, MeasureError> {
         let at_once = config.batch.accumulation <= 1 && config.mesh.num_replicas() == 1;
-        if !config.model.scans_blocks(config.target) || !at_once {
+        if !at_once {
             return Ok(None);
         }
         let module = |remat: Remat| {
             let mut config = config.clone();
             config.model.remat = remat;
+            config.model.scan_blocks = Some(true);
             artifact::compile_program(&config, PROGRAM).map(|(_, module)| module)
         };
         let (full, none) = (module(Remat::Full)?, module(Remat::None)?);
@@ -73,6 +75,8 @@ mod tests {
         assert!(found.recomputed >= (256 + 2 * 256) * 4, "{found:?}");
         let deeper = needed(&text.replace(": 3,", ": 6,")).unwrap();
         assert_eq!(deeper.recomputed, found.recomputed);
-        assert!(needed(&text.replace(r#""moe""#, r#""scan_blocks": false, "moe""#)).is_none());
+        let unrolled = needed(&text.replace(r#""moe""#, r#""scan_blocks": false, "moe""#)).unwrap();
+        assert_eq!(unrolled.total(), found.total());
+        assert!(needed(&text.replace(r#""sequences""#, r#""accumulation": 2, "sequences""#)).is_none());
     }
 }

@@ -15,7 +15,7 @@ pub fn config(changes: &str) -> RunConfig {
     let mut json = serde_json::json!({
         "model": {
             "vocab_size": 31, "d_model": 12, "d_ff": 16, "d_kv": 4, "num_heads": 4,
-            "num_encoder_layers": 2, "num_decoder_layers": 2, "init_scale": 1.0
+            "num_encoder_layers": 2, "num_decoder_layers": 2, "scan_blocks": true, "init_scale": 1.0
         },
         "batch": {"sequences": 2, "input_length": 8, "target_length": 6},
         // Nothing here reads text.

@@ -24,6 +24,8 @@ impl Network {
         let made = convert::import(there, here).unwrap_or_else(|error| panic!("{error}"));
         let mut config = made.config;
         config.batch.accumulation = 1;
+        // Programs are given the checkpoint's tensors, which are stacks.
+        config.model.scan_blocks = Some(true);
         for (name, tokens) in batch {
             let [rows, length] = &tokens.ty().shape[..] else { panic!("{name} has two axes") };
             config.batch.sequences = *rows;

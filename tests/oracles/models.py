@@ -22,7 +22,7 @@ GRADIENT_TOLERANCE = 1e-4
 
 BASE = {
     "model": {
-        "d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_encoder_layers": 2, "num_decoder_layers": 2,
+        "d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_encoder_layers": 2, "num_decoder_layers": 2, "scan_blocks": True,
         "positions": {"kind": "relative_buckets", "num_buckets": 8, "max_distance": 16},
         "moe": {"num_experts": 4, "router": {"kind": "switch", "exploration": {"kind": "argmax"}}, "z_loss_coef": 0.1},
     },
