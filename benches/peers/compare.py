@@ -71,9 +71,7 @@ def prepare(switchyard, work, name):
     """The resolved configuration, its first parameters and a batch, as files."""
     files = {kind: work / f"{name}.{kind}" for kind in ("artifact", "json", "params", "batch", "seed")}
     if not files["batch"].exists():
-        # The peers read stacks.
-        stacked = overrides(["model.scan_blocks=true"])
-        subprocess.run([switchyard, "compile", *settings(name), *stacked, "--program", "init", "-o", files["artifact"]], check=True)
+        subprocess.run([switchyard, "compile", *settings(name), "--program", "init", "-o", files["artifact"]], check=True)
         config = json.loads((files["artifact"] / "manifest.json").read_text())["config"]
         files["json"].write_text(json.dumps(config))
         save_file({"seed": np.array([0, config["seed"]], np.uint32)}, files["seed"])
